@@ -1,1 +1,18 @@
-//! Muster.
+//! Muster: identical machines become one highly available k3s cluster, and stay one.
+//!
+//! One tick of the agent:
+//!
+//! ```text
+//! probe the world --> Observed --> decide (pure) --> Plan --> perform --> Report --> status, log
+//!       ^                                                       |
+//!       +------------------- world changed, or a deadline ------+
+//! ```
+//!
+//! Deciding touches no socket, file, clock or dice. The truth is on disk and in other nodes; memory is a cache. Unknown is
+//! never taken for absent. A crash between any two lines is an ordinary event.
+
+pub mod config;
+pub mod core;
+pub mod edge;
+pub mod founding;
+pub mod gossip;

@@ -1,0 +1,150 @@
+//! Checked settings: newtypes and numbers, no raw fragments left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::core::Secret;
+use crate::founding::Parameters;
+use crate::gossip::WantedRole;
+
+/// Whether this node may take part in a founding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FoundingMode {
+    /// As the protocol decides.
+    #[default]
+    Auto,
+    /// Never: what an autoscaling group should be switched to after the first boot.
+    Never,
+}
+
+/// Where to look for peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seed {
+    /// A literal address.
+    Address(SocketAddr),
+    /// A host name, resolved again and again, and a port.
+    Name(String, u16),
+}
+
+/// Where the k3s binary may come from, tried in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A file (the binary), or a directory that holds `k3s` or `k3s-arm64` and `sha256sum-<arch>.txt`.
+    Path(PathBuf),
+    /// A base URL with release layout: `<base>/<version>/k3s`, `<base>/<version>/sha256sum-<arch>.txt`.
+    Url(String),
+}
+
+/// What k3s is given.
+#[derive(Debug, Clone)]
+pub struct K3sSettings {
+    /// Pinned version, such as `v1.33.1+k3s1`.
+    pub version: String,
+    /// Artefact sources in order.
+    pub sources: Vec<Source>,
+    /// Checksum file to use instead of the one beside the artefact.
+    pub checksums: Option<Source>,
+    /// k3s's data directory.
+    pub data_dir: PathBuf,
+    /// Pod CIDRs.
+    pub cluster_cidr: String,
+    /// Service CIDRs.
+    pub service_cidr: String,
+    /// Cluster DNS address, when not k3s's default.
+    pub cluster_dns: Option<String>,
+    /// Cluster domain.
+    pub cluster_domain: String,
+    /// Flannel backend.
+    pub flannel_backend: String,
+    /// Packaged components switched off.
+    pub disable: Vec<String>,
+    /// More names for the API certificate.
+    pub tls_san: Vec<String>,
+    /// An existing k3s server token (password part) to keep instead of the derived one.
+    pub token: Option<Secret>,
+    /// An existing k3s agent token (password part) to keep instead of the derived one.
+    pub agent_token: Option<Secret>,
+    /// More keys for the servers' config.yaml.
+    pub server_config: BTreeMap<String, serde_json::Value>,
+    /// More keys for the agents' config.yaml.
+    pub agent_config: BTreeMap<String, serde_json::Value>,
+}
+
+/// Pace of the protocol. Time only decides when to try; nothing here is needed for safety.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Gossip interval in milliseconds.
+    pub gossip_interval_ms: u64,
+    /// How long the set of eligible nodes must be unchanged before a node nominates itself, in milliseconds.
+    pub settle_ms: u64,
+    /// How long a nominee may take to bring its provisional cluster up before the next one is tried, in milliseconds.
+    pub nominee_patience_ms: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { gossip_interval_ms: 1_000, settle_ms: 1_000, nominee_patience_ms: 240_000 }
+    }
+}
+
+/// Everything the agent was told, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Name of the cluster; part of every key derivation.
+    pub cluster: String,
+    /// Wanted servers: odd, at least 1.
+    pub servers: usize,
+    /// Votes a certificate needs.
+    pub founders: usize,
+    /// Wanted role.
+    pub role: WantedRole,
+    /// Whether this node may found.
+    pub founding: FoundingMode,
+    /// Where to look for peers.
+    pub seeds: Vec<Seed>,
+    /// The cluster token.
+    pub token: Secret,
+    /// Node name, when not the host name.
+    pub node_name: Option<String>,
+    /// Node address, when not that of the default route.
+    pub node_ip: Option<IpAddr>,
+    /// Interface to take the node address from.
+    pub interface: Option<String>,
+    /// UDP port of gossip.
+    pub gossip_port: u16,
+    /// Durable state: the ledger and the host journal.
+    pub state_dir: PathBuf,
+    /// State of this boot: the status file.
+    pub run_dir: PathBuf,
+    /// k3s.
+    pub k3s: K3sSettings,
+    /// Host rows switched off by name.
+    pub host_skip: BTreeSet<String>,
+    /// API addresses (VIP, DNS name, load balancer) that must not answer when a cluster is founded.
+    pub api_addresses: Vec<String>,
+    /// Pace.
+    pub timing: Timing,
+}
+
+impl Settings {
+    /// The values that every node must share: compared before any vote, hashed on the certificate.
+    #[must_use]
+    pub fn parameters(&self) -> Parameters {
+        let mut map = BTreeMap::new();
+        let mut put = |key: &str, value: String| {
+            map.insert(key.to_owned(), value);
+        };
+        put("cluster", self.cluster.clone());
+        put("servers", self.servers.to_string());
+        put("founders", self.founders.to_string());
+        put("k3s.cluster-cidr", self.k3s.cluster_cidr.clone());
+        put("k3s.service-cidr", self.k3s.service_cidr.clone());
+        put("k3s.cluster-dns", self.k3s.cluster_dns.clone().unwrap_or_default());
+        put("k3s.cluster-domain", self.k3s.cluster_domain.clone());
+        put("k3s.flannel-backend", self.k3s.flannel_backend.clone());
+        let disable: BTreeSet<&str> = self.k3s.disable.iter().map(String::as_str).collect();
+        put("k3s.disable", disable.into_iter().collect::<Vec<_>>().join(","));
+        Parameters(map)
+    }
+}

@@ -1,0 +1,63 @@
+//! What gossip shows: every other node's latest claim that its owner signed, and whether the node is live.
+
+use std::collections::BTreeMap;
+
+use crate::core::NodeId;
+use crate::founding::Parameters;
+use crate::gossip::Claim;
+
+/// One other node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its latest claim with a good signature.
+    pub claim: Claim,
+    /// Its parameters by name, once they have arrived and match the hash in the claim.
+    pub parameters: Option<Parameters>,
+    /// Whether the failure detector takes it for live. Local opinion, no more.
+    pub live: bool,
+    /// Where its gossip comes from.
+    pub gossip_address: std::net::SocketAddr,
+}
+
+/// The latest claim of *this* node's identity that others hold: higher than what is on this disk means a clone or a rollback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Echo {
+    /// Generation in it.
+    pub generation: u64,
+    /// Counter in it.
+    pub counter: u64,
+}
+
+/// Datagram counters since the agent started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct GossipCounters {
+    /// Bytes sent, UDP payload.
+    pub sent_bytes: u64,
+    /// Bytes received, UDP payload, whatever became of them.
+    pub received_bytes: u64,
+    /// Datagrams sent.
+    pub sent_datagrams: u64,
+    /// Datagrams received.
+    pub received_datagrams: u64,
+    /// Dropped: they did not open under any key (another token, or noise).
+    pub dropped_unopened: u64,
+    /// Dropped: seen before, or from a session that did not answer its challenge.
+    pub dropped_replayed: u64,
+    /// Challenges sent to unknown sessions.
+    pub challenged: u64,
+    /// Values ignored: unsigned, foreign, malformed or older than what is known.
+    pub ignored_claims: u64,
+    /// Times the gossip task was started again after it had died.
+    pub restarts: u64,
+}
+
+/// The whole view at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerView {
+    /// Every other node ever heard in this generation, by identity.
+    pub peers: BTreeMap<NodeId, Peer>,
+    /// The highest claim of this node's own identity that was heard, if any.
+    pub echo: Option<Echo>,
+    /// Counters.
+    pub counters: GossipCounters,
+}
