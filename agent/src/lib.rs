@@ -13,6 +13,11 @@
 
 pub mod config;
 pub mod core;
+pub mod decide;
 pub mod edge;
+pub mod engine;
 pub mod founding;
 pub mod gossip;
+pub mod identity;
+pub mod ledger;
+pub mod report;

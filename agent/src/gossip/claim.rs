@@ -84,6 +84,9 @@ pub struct Claim {
     /// Whether its own etcd member votes, as it sees it; none when unknown or not a server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub voter: Option<bool>,
+    /// Whether its API answers `/readyz`; none when unknown or not a server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<bool>,
     /// Whether its Kubernetes node is Ready, as it sees it; none when unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<bool>,

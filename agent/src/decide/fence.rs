@@ -1,0 +1,135 @@
+//! Every reason to stand still, each with a name, and what other nodes have settled already.
+
+use super::{Act, Observed, Plan, SOON, STEADY, WAITING, acts, commits, waits};
+use crate::config::Settings;
+use crate::core::{Phase, Why};
+use crate::founding::Certificate;
+use crate::ledger::Data;
+
+/// Reasons under which nothing may happen here.
+pub(super) fn parked(seen: &Observed, settings: &Settings) -> Option<Plan> {
+    let record = &seen.record;
+    if record.cluster != settings.cluster {
+        let detail = format!(
+            "the ledger is of cluster {:?}, the configuration says {:?}",
+            record.cluster, settings.cluster
+        );
+        let next = "put the old name back, or move the state directory away to start anew";
+        return Some(waits(Phase::Parked, Why::new("cluster-renamed", detail, next), STEADY));
+    }
+    if let Some(echo) = seen.peers.echo
+        && (echo.generation, echo.counter) > (seen.node.generation, seen.node.counter)
+    {
+        let detail = format!(
+            "others hold a claim of this identity with generation {} counter {}, ahead of this disk's {} and {}",
+            echo.generation, echo.counter, seen.node.generation, seen.node.counter
+        );
+        let next = "another machine runs with a copy of this disk, or this disk was rolled back; on the copy, stop muster, \
+                    move its state directory away, and start it again";
+        return Some(waits(Phase::Parked, Why::new("identity-cloned", detail, next), STEADY));
+    }
+    if let Some(why) = seen.host.blocks_all.first() {
+        let mut plan = waits(Phase::Parked, why.clone(), WAITING);
+        plan.why = seen.host.blocks_all.clone();
+        return Some(plan);
+    }
+    let other_role = seen.host.prepared && record.certificate.is_none() && record.data == Data::None;
+    if other_role && seen.k3s.server_data.yes().is_some() {
+        let detail = "there is k3s server data on this machine and no certificate in the ledger";
+        let next = "an older cluster or a restored disk: move the data directory away to join as a new node, or put the \
+                    ledger of its time back";
+        return Some(waits(Phase::Parked, Why::new("unclaimed-data", detail, next), STEADY));
+    }
+    None
+}
+
+/// What gossip has settled: an annulment that opens the next era, a certificate that was chosen, data to be discarded.
+pub(super) fn settled_by_others(seen: &Observed) -> Option<Plan> {
+    let record = &seen.record;
+    let claims = || seen.peers.peers.values().map(|peer| &peer.claim);
+
+    if let Data::Discarding { reason } = &record.data {
+        return Some(discarding(seen, reason));
+    }
+
+    let annulment =
+        claims().filter_map(|claim| claim.annulment.as_ref()).max_by_key(|annulment| annulment.era);
+    if let Some(annulment) = annulment
+        && annulment.era >= record.era
+    {
+        if let Some(cluster) = in_use(seen) {
+            let detail = format!(
+                "era {} was annulled by {}, and cluster {cluster} is in use here",
+                annulment.era,
+                annulment.by.short()
+            );
+            let next =
+                "two clusters may exist: nothing is changed here; compare muster founding show on both sides";
+            return Some(waits(Phase::Parked, Why::new("annulment-refused", detail, next), STEADY));
+        }
+        let mut next = record.clone();
+        next.open_next_era(annulment.clone());
+        if next.data != Data::None {
+            next.data = Data::Discarding {
+                reason: format!("era {} was annulled: {}", annulment.era, annulment.reason),
+            };
+        }
+        let detail = format!("{} annulled era {}: {}", annulment.by.short(), annulment.era, annulment.reason);
+        return Some(commits(Phase::Seeking, Why::new("era-annulled", detail, "the next era begins"), next));
+    }
+
+    let certificates =
+        || claims().filter_map(|claim| claim.certificate.as_ref()).filter(|c| c.era == record.era);
+    let known = record.certificate.as_ref().or_else(|| certificates().next())?;
+    if let Some(other) = certificates().find(|other| *other != known) {
+        let detail = format!(
+            "cluster {} of {} and cluster {} of {} both claim era {}",
+            known.cluster_id.short(),
+            known.founder_name,
+            other.cluster_id.short(),
+            other.founder_name,
+            record.era
+        );
+        let next = "all automation is frozen; decide which cluster stays";
+        return Some(waits(Phase::Parked, Why::new("two-clusters", detail, next), STEADY));
+    }
+    if record.certificate.is_none() {
+        return Some(store(seen, known.clone()));
+    }
+    None
+}
+
+/// Stores a certificate: the end of founding for this node.
+pub(super) fn store(seen: &Observed, certificate: Certificate) -> Plan {
+    let mut next = seen.record.clone();
+    let detail =
+        format!("cluster {} founded by {}", certificate.cluster_id.short(), certificate.founder_name);
+    next.certificate = Some(certificate);
+    next.ever_certified = true;
+    next.proposal = None;
+    commits(Phase::Joining, Why::new("certificate-stored", detail, "this node never founds again"), next)
+}
+
+/// The cluster that would be lost if this node followed an annulment: one that it joined, or founded with others in it.
+fn in_use(seen: &Observed) -> Option<String> {
+    let certificate = seen.record.certificate.as_ref()?;
+    let Data::Member { cluster, .. } = &seen.record.data else { return None };
+    let founder = certificate.founder == seen.node.id;
+    // Unknown is not alone: only a member list that shows this node alone lets a founder give its cluster up.
+    let alone = seen.k3s.members.yes().is_some_and(|members| members.len() <= 1);
+    (!founder || (seen.record.served && !alone)).then(|| cluster.short().to_owned())
+}
+
+fn discarding(seen: &Observed, reason: &str) -> Plan {
+    let gone = seen.k3s.server_data.is_absent() && seen.k3s.agent_data.is_absent();
+    let why =
+        |rule| Why::new(rule, reason.to_owned(), "k3s is stopped and its data moved aside, not deleted");
+    if gone {
+        let mut next = seen.record.clone();
+        next.data = Data::None;
+        next.discarded = next.discarded.saturating_add(1);
+        return commits(Phase::Joining, why("provisional-discarded"), next);
+    }
+    let step = Act::Discard { number: seen.record.discarded.saturating_add(1) };
+    acts(Phase::Joining, why("discarding"), vec![step], SOON)
+}

@@ -1,0 +1,97 @@
+//! The decision of one tick: [`Observed`] and settings in, [`Plan`] out. Pure.
+//!
+//! ```text
+//!  fences (host, identity, another cluster's ledger) --> what gossip settled (annulment, certificate)
+//!      --> no certificate: founding::judge      --> certificate: join, serve
+//! ```
+
+mod fence;
+mod join;
+mod observed;
+mod plan;
+mod roles;
+mod seek;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+pub use observed::{Binary, HostSeen, K3sSeen, MemberSeen, NodeFacts, Observed, UnitSeen, Watch};
+pub use plan::{Act, K3sWanted, Plan};
+
+use crate::config::Settings;
+use crate::core::{Phase, Why};
+use crate::gossip::{Role, WantedRole};
+use crate::ledger::{Data, Record};
+
+/// Looks again soon: something local is on its way and nothing will wake the agent when it arrives.
+const SOON: Duration = Duration::from_millis(250);
+/// Looks again now and then while waiting for others; their claims wake the agent.
+const WAITING: Duration = Duration::from_secs(1);
+/// The pace of a node that serves.
+const STEADY: Duration = Duration::from_secs(5);
+
+/// Decides what to do about what was seen.
+#[must_use]
+pub fn decide(seen: &Observed, settings: &Settings) -> Plan {
+    let mut plan = if let Some(plan) = fence::parked(seen, settings) {
+        plan
+    } else if let Some(plan) = fence::settled_by_others(seen) {
+        plan
+    } else if let Some(certificate) = &seen.record.certificate {
+        join::decide(seen, settings, certificate)
+    } else {
+        seek::decide(seen, settings)
+    };
+    plan.role = role_of(&seen.record);
+    plan.eligible = plan.phase != Phase::Parked && may_vote(seen, settings);
+    // The host and the binary are prepared while the peers are still being looked for.
+    if plan.commit.is_none() && plan.phase != Phase::Parked {
+        if !seen.host.prepared {
+            plan.acts.insert(0, Act::PrepareHost);
+        }
+        if seen.k3s.binary == Binary::Wanted {
+            plan.acts.push(Act::FetchK3s);
+        }
+    }
+    plan
+}
+
+/// Whether this node may vote and found as far as its configuration and its host go.
+fn may_vote(seen: &Observed, settings: &Settings) -> bool {
+    settings.role != WantedRole::Agent
+        && seen.host.prepared
+        && seen.host.blocks_all.is_empty()
+        && seen.host.blocks_server.is_empty()
+}
+
+fn role_of(record: &Record) -> Role {
+    match &record.data {
+        Data::Provisional { .. } => Role::Server,
+        Data::Joining { role, .. } | Data::Member { role, .. } => *role,
+        Data::None | Data::Discarding { .. } => Role::Undecided,
+    }
+}
+
+/// A plan that only waits.
+fn waits(phase: Phase, why: Why, wake: Duration) -> Plan {
+    Plan {
+        phase,
+        why: vec![why],
+        commit: None,
+        acts: Vec::new(),
+        eligible: false,
+        role: Role::Undecided,
+        wake,
+    }
+}
+
+/// A plan that writes the ledger and looks again.
+fn commits(phase: Phase, why: Why, record: Record) -> Plan {
+    Plan { commit: Some(Box::new(record)), ..waits(phase, why, Duration::ZERO) }
+}
+
+/// A plan that acts.
+fn acts(phase: Phase, why: Why, acts: Vec<Act>, wake: Duration) -> Plan {
+    Plan { acts, ..waits(phase, why, wake) }
+}

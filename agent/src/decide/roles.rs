@@ -1,0 +1,156 @@
+//! Which role a node takes in a cluster that exists. Pure, from the certificate, the claims and the member list.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use super::Observed;
+use crate::config::Settings;
+use crate::core::{Known, NodeId, Why};
+use crate::founding::Certificate;
+use crate::gossip::{Claim, Role, WantedRole};
+
+/// How long the view must be unchanged before the place of a silent first server is given away.
+const PLACE_KEPT: Duration = Duration::from_secs(15);
+
+/// The role, or what it waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// Take this role; the reason is kept for the status.
+    Take(Role, Why),
+    /// The member list must be asked for first.
+    Ask,
+    /// Something must end first: another machine of this name is still a member, or a place is still kept.
+    Wait(Why),
+}
+
+/// Chooses the role of a node that holds no data yet.
+pub(super) fn choose(seen: &Observed, settings: &Settings, certificate: &Certificate) -> Choice {
+    let me = &seen.node.id;
+    if settings.role == WantedRole::Agent {
+        return Choice::Take(
+            Role::Agent,
+            Why::new("role-agent", "role = \"agent\" in the configuration", "joins as an agent"),
+        );
+    }
+    if let Some(why) = seen.host.blocks_server.first() {
+        let detail = format!("no server may run here: {}", why.detail);
+        return Choice::Take(Role::Agent, Why::new("host-unfit-for-server", detail, "joins as an agent"));
+    }
+    if certificate.first_servers.contains(me) && certificate.founder != *me {
+        let detail = "named among the first servers on the certificate";
+        return Choice::Take(Role::Server, Why::new("first-server", detail, "joins as a server"));
+    }
+    // While every first server is accounted for by its own word, the servers are full without asking anybody.
+    let servers = || claims(seen).filter(|(claim, live)| *live && is_server(claim, certificate));
+    if servers().count() >= settings.servers {
+        return Choice::Take(Role::Agent, full(settings, servers().count()));
+    }
+    let Known::Yes(members) = &seen.members else { return Choice::Ask };
+    if let Some(member) = members.iter().find(|member| member.node == seen.node.name) {
+        let place =
+            member.address.map_or_else(|| "an unknown address".to_owned(), |address| address.to_string());
+        let detail = format!("a member named {} at {place} is still in the cluster", member.node);
+        let next = "a server removes it once its old identity is dead and its address is this one; then this node joins";
+        return Choice::Wait(Why::new("name-held", detail, next));
+    }
+    // A first server that is live and not yet in the list has its place kept.
+    let coming = claims(seen)
+        .filter(|(claim, live)| *live && is_server(claim, certificate))
+        .filter(|(claim, _)| members.iter().all(|member| member.node != claim.name))
+        .count();
+    let taken = members.len() + coming;
+    if taken >= settings.servers {
+        return Choice::Take(Role::Agent, full(settings, taken));
+    }
+    // A first server that is silent keeps its place for a while: a slow machine must not cost the cluster its odd number.
+    let silent =
+        certificate.first_servers.iter().filter(|id| *id != me).any(|id| {
+            seen.peers.peers.get(id).is_none_or(|peer| !peer.live && peer.claim.voter != Some(true))
+        });
+    if silent && seen.now.saturating_sub(seen.watch.settled_since) < PLACE_KEPT {
+        let detail = format!("a first server is silent; {taken} of {} servers", settings.servers);
+        let next = format!("its place is free when nothing has changed for {} s", PLACE_KEPT.as_secs());
+        return Choice::Wait(Why::new("place-kept", detail, next));
+    }
+    // Vacancies go to the best-ranked newcomers; all see the same ranks, and etcd's own list settles a tie of views.
+    let rank = |fitness: u8, wants: WantedRole, id: &NodeId| {
+        (wants == WantedRole::Server, fitness, Reverse(id.clone()))
+    };
+    let mine = rank(seen.node.fitness, settings.role, me);
+    let better = claims(seen)
+        .filter(|(claim, live)| *live && claim.role == Role::Undecided && claim.eligible)
+        .filter(|(claim, _)| !certificate.first_servers.contains(&claim.owner))
+        .filter(|(claim, _)| rank(claim.fitness.class, claim.wants, &claim.owner) > mine)
+        .count();
+    if taken + better < settings.servers {
+        let detail = format!("{taken} of {} servers", settings.servers);
+        return Choice::Take(Role::Server, Why::new("server-vacancy", detail, "joins as a server"));
+    }
+    Choice::Take(Role::Agent, full(settings, taken + better))
+}
+
+fn full(settings: &Settings, taken: usize) -> Why {
+    let detail = format!("{taken} of {} servers are there or on their way", settings.servers);
+    Why::new("servers-full", detail, "this node joins as an agent")
+}
+
+fn claims(seen: &Observed) -> impl Iterator<Item = (&Claim, bool)> {
+    seen.peers.peers.values().map(|peer| (&peer.claim, peer.live))
+}
+
+fn is_server(claim: &Claim, certificate: &Certificate) -> bool {
+    claim.role == Role::Server
+        || (claim.role == Role::Undecided && certificate.first_servers.contains(&claim.owner))
+}
+
+/// A server of the cluster that can take a newcomer in, the founder first.
+pub(super) fn target<'a>(seen: &'a Observed, certificate: &Certificate) -> Option<&'a Claim> {
+    let serving =
+        |claim: &Claim| claim.role == Role::Server && claim.voter == Some(true) && claim.api == Some(true);
+    let same =
+        |claim: &Claim| claim.certificate.as_ref().is_some_and(|c| c.cluster_id == certificate.cluster_id);
+    claims(seen)
+        .filter(|(claim, live)| *live && serving(claim) && same(claim))
+        .map(|(claim, _)| claim)
+        .max_by_key(|claim| (claim.owner == certificate.founder, Reverse(&claim.owner)))
+}
+
+/// The server that must become a voter before this one may join: k3s admits one learner at a time, and from one to two
+/// members is the most fragile moment of a cluster.
+pub(super) fn ahead<'a>(seen: &'a Observed, certificate: &Certificate) -> Option<&'a Claim> {
+    let place = |id: &NodeId| {
+        let position = certificate.first_servers.iter().position(|server| server == id);
+        (position.unwrap_or(usize::MAX), id.clone())
+    };
+    let mine = place(&seen.node.id);
+    claims(seen)
+        .filter(|(claim, live)| *live && is_server(claim, certificate) && claim.voter != Some(true))
+        .filter(|(claim, _)| place(&claim.owner) < mine)
+        .map(|(claim, _)| claim)
+        .min_by_key(|claim| place(&claim.owner))
+}
+
+/// A machine that was reimaged under the same name and address and asks for its name, if this server is the one to see to it:
+/// name, address and new identity.
+pub(super) fn reimaged(seen: &Observed) -> Option<&Claim> {
+    let me = &seen.node.id;
+    let serving =
+        |claim: &Claim| claim.role == Role::Server && claim.voter == Some(true) && claim.api == Some(true);
+    if claims(seen).any(|(claim, live)| live && serving(claim) && claim.owner < *me) {
+        return None;
+    }
+    let newcomer = claims(seen).find(|(claim, live)| *live && claim.why == "name-held")?.0;
+    // Only the dead identity of the same name and address is proof that the old machine is gone and not merely out of sight.
+    let gone = claims(seen).any(|(old, live)| {
+        !live && old.owner != newcomer.owner && old.name == newcomer.name && old.address == newcomer.address
+    });
+    let alive = claims(seen)
+        .any(|(other, live)| live && other.owner != newcomer.owner && other.name == newcomer.name);
+    (gone && !alive && newcomer.name != seen.node.name).then_some(newcomer)
+}
+
+/// Whether removing one member that does not run leaves a majority of voters before and after.
+#[must_use]
+pub(super) fn removal_keeps_quorum(members: usize, live_voters: usize) -> bool {
+    members >= 2 && live_voters > members / 2 && live_voters > (members - 1) / 2
+}

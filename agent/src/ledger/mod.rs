@@ -1,0 +1,9 @@
+//! The ledger: identity, votes, certificate and the state of k3s's data, in one file that is whole or an error.
+
+mod record;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use record::{Data, Record, Remembered};
+pub use store::{Ledger, LedgerError, peek};
