@@ -227,9 +227,7 @@ fn member(seen: &Observed, settings: &Settings, role: Role, certificate: &Certif
         && let Some(newcomer) = roles::reimaged(seen)
     {
         let voters = live_voters(seen);
-        if roles::removal_keeps_quorum(members.len(), voters)
-            || members.iter().all(|m| m.node != newcomer.name)
-        {
+        if roles::removal_keeps_quorum(members, &newcomer.name, voters) {
             steps.push(Act::RemoveNode {
                 name: newcomer.name.clone(),
                 address: newcomer.address,

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::Observed;
+use super::{MemberSeen, Observed};
 use crate::config::Settings;
 use crate::core::{Known, NodeId, Why};
 use crate::founding::Certificate;
@@ -149,8 +149,14 @@ pub(super) fn reimaged(seen: &Observed) -> Option<&Claim> {
     (gone && !alive && newcomer.name != seen.node.name).then_some(newcomer)
 }
 
-/// Whether removing one member that does not run leaves a majority of voters before and after.
+/// Whether removing the member of a node that does not run leaves a majority of voters before and after. A learner does not
+/// vote, so its removal costs nothing.
 #[must_use]
-pub(super) fn removal_keeps_quorum(members: usize, live_voters: usize) -> bool {
-    members >= 2 && live_voters > members / 2 && live_voters > (members - 1) / 2
+pub(super) fn removal_keeps_quorum(members: &[MemberSeen], gone: &str, live_voters: usize) -> bool {
+    let voters = members.iter().filter(|member| !member.learner).count();
+    match members.iter().find(|member| member.node == gone) {
+        None => true,
+        Some(member) if member.learner => 2 * live_voters > voters,
+        Some(_) => voters >= 2 && 2 * live_voters > voters && 2 * live_voters > voters - 1,
+    }
 }
