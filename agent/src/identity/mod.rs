@@ -1,0 +1,10 @@
+//! Who this node is, and what the one secret that it was given makes of it.
+//!
+//! ```text
+//! cluster token --HKDF--> gossip sealing key, k3s server password, worker token
+//!                                                                       |
+//!                                        worker gossip key, k3s agent password   (no way back)
+//! ```
+
+pub mod keys;
+pub mod token;
