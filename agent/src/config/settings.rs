@@ -1,12 +1,30 @@
 //! Checked settings: newtypes and numbers, no raw fragments left.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::core::Secret;
 use crate::founding::Parameters;
 use crate::gossip::WantedRole;
+
+/// Keys of `server-config` that k3s compares between servers at their first join, or whose difference it documents as an error
+/// (`server.CriticalControlArgs`); those that have a setting of their own are compared there.
+const CRITICAL: [&str; 12] = [
+    "disable-cloud-controller",
+    "disable-helm-controller",
+    "disable-kube-proxy",
+    "disable-network-policy",
+    "egress-selector-mode",
+    "embedded-registry",
+    "flannel-external-ip",
+    "flannel-ipv6-masq",
+    "secrets-encryption",
+    "secrets-encryption-provider",
+    "service-node-port-range",
+    "supervisor-metrics",
+];
 
 /// Whether this node may take part in a founding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,7 +55,7 @@ pub enum Source {
 }
 
 /// What k3s is given.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct K3sSettings {
     /// Pinned version, such as `v1.33.1+k3s1`.
     pub version: String,
@@ -69,6 +87,29 @@ pub struct K3sSettings {
     pub server_config: BTreeMap<String, serde_json::Value>,
     /// More keys for the agents' config.yaml.
     pub agent_config: BTreeMap<String, serde_json::Value>,
+}
+
+impl fmt::Debug for K3sSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Raw keys by name only: an operator may have put a secret into a value.
+        f.debug_struct("K3sSettings")
+            .field("version", &self.version)
+            .field("sources", &self.sources)
+            .field("checksums", &self.checksums)
+            .field("data_dir", &self.data_dir)
+            .field("cluster_cidr", &self.cluster_cidr)
+            .field("service_cidr", &self.service_cidr)
+            .field("cluster_dns", &self.cluster_dns)
+            .field("cluster_domain", &self.cluster_domain)
+            .field("flannel_backend", &self.flannel_backend)
+            .field("disable", &self.disable)
+            .field("tls_san", &self.tls_san)
+            .field("token", &self.token)
+            .field("agent_token", &self.agent_token)
+            .field("server_config", &self.server_config.keys())
+            .field("agent_config", &self.agent_config.keys())
+            .finish()
+    }
 }
 
 /// Pace of the protocol. Time only decides when to try; nothing here is needed for safety.
@@ -105,6 +146,8 @@ pub struct Settings {
     pub seeds: Vec<Seed>,
     /// The cluster token.
     pub token: Secret,
+    /// The cluster token that is being replaced: its key opens datagrams and seals none.
+    pub previous_token: Option<Secret>,
     /// Node name, when not the host name.
     pub node_name: Option<String>,
     /// Node address, when not that of the default route.
@@ -145,6 +188,11 @@ impl Settings {
         put("k3s.flannel-backend", self.k3s.flannel_backend.clone());
         let disable: BTreeSet<&str> = self.k3s.disable.iter().map(String::as_str).collect();
         put("k3s.disable", disable.into_iter().collect::<Vec<_>>().join(","));
+        for (key, value) in &self.k3s.server_config {
+            if CRITICAL.contains(&key.trim_end_matches('+')) {
+                put(&format!("k3s.server-config.{key}"), value.to_string());
+            }
+        }
         Parameters(map)
     }
 }

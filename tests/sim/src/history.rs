@@ -152,8 +152,8 @@ pub fn run(seed: u64, tell: bool) -> History {
 
 /// Settings of one machine of a group: the same for all but, now and then, the role.
 fn settings(machines: usize, at: usize, dice: &mut crate::dice::Dice) -> Settings {
-    let role = if at >= 3 && dice.chance(100) { WantedRole::Agent } else { WantedRole::Auto };
     let founders = if machines > 5 { 4 } else { 3 };
+    let role = if at >= founders && dice.chance(100) { WantedRole::Agent } else { WantedRole::Auto };
     Settings {
         cluster: "sim".to_owned(),
         servers: 3,
@@ -162,6 +162,7 @@ fn settings(machines: usize, at: usize, dice: &mut crate::dice::Dice) -> Setting
         founding: FoundingMode::Auto,
         seeds: vec![Seed::Name("seed".to_owned(), 7846)],
         token: Secret::new("simulated-token-of-no-use".to_owned()),
+        previous_token: None,
         node_name: None,
         node_ip: None,
         interface: None,

@@ -1,0 +1,337 @@
+//! From merged values to [`Settings`]: every refusal names key, value, origin and what is allowed.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::keys::Key;
+use super::merge::Merged;
+use super::names;
+use super::problem::ConfigError;
+use super::settings::{FoundingMode, K3sSettings, Settings, Timing};
+use super::show::masked_text;
+use crate::core::Secret;
+use crate::gossip::WantedRole;
+
+/// The secrets that were read beside the values.
+#[derive(Debug, Clone)]
+pub(super) struct Secrets {
+    pub(super) token: Secret,
+    pub(super) previous: Option<Secret>,
+    pub(super) k3s: Option<Secret>,
+    pub(super) k3s_agent: Option<Secret>,
+}
+
+/// Keys of k3s's config.yaml that are not free, and what to use instead.
+const OWNED: [(&str, &str); 32] = [
+    ("agent-token", "use k3s.agent-token-file"),
+    ("agent-token-file", "use k3s.agent-token-file"),
+    ("advertise-address", "it is the node's address: use node-ip or interface"),
+    ("cluster-cidr", "use k3s.cluster-cidr"),
+    ("cluster-dns", "use k3s.cluster-dns"),
+    ("cluster-domain", "use k3s.cluster-domain"),
+    ("cluster-init", "Muster alone decides who founds"),
+    ("cluster-reset", "a reset is never done at a start"),
+    ("cluster-reset-restore-path", "a restore is never done at a start"),
+    ("config", "Muster writes the configuration of k3s"),
+    ("data-dir", "use k3s.data-dir"),
+    ("datastore-endpoint", "Muster founds clusters on embedded etcd"),
+    ("debug-token", "a secret does not belong there"),
+    ("disable", "use k3s.disable"),
+    ("disable-apiserver", "every server runs all of the control plane"),
+    ("disable-agent", "every server is a node: its readiness is how joining is judged"),
+    ("disable-controller-manager", "every server runs all of the control plane"),
+    ("disable-etcd", "every server runs all of the control plane"),
+    ("disable-scheduler", "every server runs all of the control plane"),
+    ("etcd-s3-secret-key", "a secret does not belong there: use etcd-s3-config-secret"),
+    ("etcd-s3-session-token", "a secret does not belong there: use etcd-s3-config-secret"),
+    ("flannel-backend", "use k3s.flannel-backend"),
+    ("node-ip", "use node-ip"),
+    ("node-name", "use node-name"),
+    ("server", "Muster knows the servers"),
+    ("service-cidr", "use k3s.service-cidr"),
+    ("tls-san", "use k3s.tls-san"),
+    ("token", "use k3s.token-file"),
+    ("token-file", "use k3s.token-file"),
+    ("vpn-auth", "a secret does not belong there: use vpn-auth-file"),
+    ("write-kubeconfig", "the path that Muster reads is k3s's own"),
+    ("write-kubeconfig-mode", "the kubeconfig is a secret: its mode is 0600"),
+];
+
+/// UDP ports that k3s's own network takes: VXLAN, and WireGuard for both families.
+const TAKEN_PORTS: [u64; 3] = [8472, 51820, 51821];
+
+/// Checks every value.
+///
+/// # Errors
+/// Everything that is refused, in the order of the keys.
+pub(super) fn settings(merged: &Merged, secrets: Option<Secrets>) -> Result<Settings, Vec<ConfigError>> {
+    let mut check = Check { merged, problems: Vec::new() };
+    let settings = check.all(secrets);
+    match settings {
+        Some(settings) if check.problems.is_empty() => Ok(settings),
+        _ => Err(check.problems),
+    }
+}
+
+/// Whether this is one machine for itself: one server, one vote, nobody to look for, and not asked to be an agent.
+pub(super) fn is_lone(merged: &Merged) -> bool {
+    merged.whole(Key::Servers) == Some(1)
+        && merged.whole(Key::Founders).is_none_or(|founders| founders == 1)
+        && merged.list(Key::Seeds).is_empty()
+        && merged.text(Key::Role) != Some("agent")
+}
+
+struct Check<'a> {
+    merged: &'a Merged,
+    problems: Vec<ConfigError>,
+}
+
+impl Check<'_> {
+    fn all(&mut self, secrets: Option<Secrets>) -> Option<Settings> {
+        let cluster = self.text(Key::Cluster, names::cluster);
+        let (servers, founders) = self.counts();
+        let role = self.text(Key::Role, |text| match text {
+            "auto" => Ok(WantedRole::Auto),
+            "server" => Ok(WantedRole::Server),
+            "agent" => Ok(WantedRole::Agent),
+            _ => Err("allowed are auto, server and agent".into()),
+        });
+        let founding = self.text(Key::Founding, |text| match text {
+            "auto" => Ok(FoundingMode::Auto),
+            "never" => Ok(FoundingMode::Never),
+            _ => Err("allowed are auto and never".into()),
+        });
+        let gossip_port = self.gossip_port();
+        let mut seeds = self.list(Key::Seeds, |text| names::seed(text, gossip_port.unwrap_or(1)));
+        dedup(&mut seeds);
+        for key in [Key::TokenFile, Key::PreviousTokenFile, Key::K3sTokenFile, Key::K3sAgentTokenFile] {
+            self.text(key, names::absolute);
+        }
+        let node_name = self.text(Key::NodeName, names::node_name);
+        let node_ip = self.text(Key::NodeIp, names::node_ip);
+        let interface = self.text(Key::Interface, names::interface);
+        let state_dir = self.text(Key::StateDir, names::absolute);
+        let run_dir = self.text(Key::RunDir, names::absolute);
+        let k3s = self.k3s(secrets.as_ref());
+        if let (Some(state), Some(k3s)) = (&state_dir, &k3s)
+            && state.starts_with(&k3s.data_dir)
+        {
+            let reason = "the ledger must outlive k3s's data: it cannot lie inside k3s.data-dir";
+            self.refuse(Key::StateDir, &state.display().to_string(), reason.into());
+        }
+        let host_skip = self.list(Key::HostSkip, names::host_row).into_iter().collect();
+        let api_addresses = self.list(Key::ApiAddresses, |text| names::url(text, &["https"]));
+        let timing = self.timing();
+        let secrets = secrets?;
+        Some(Settings {
+            cluster: cluster?,
+            servers: servers?,
+            founders: founders?,
+            role: role?,
+            founding: founding?,
+            seeds,
+            token: secrets.token,
+            previous_token: secrets.previous,
+            node_name,
+            node_ip,
+            interface,
+            gossip_port: gossip_port?,
+            state_dir: state_dir?,
+            run_dir: run_dir?,
+            k3s: k3s?,
+            host_skip,
+            api_addresses,
+            timing: timing?,
+        })
+    }
+
+    /// Servers and founders, which bound each other.
+    fn counts(&mut self) -> (Option<usize>, Option<usize>) {
+        let servers = self.whole(Key::Servers, |servers| match servers {
+            0 => Err("at least 1 server is needed; allowed are odd numbers".into()),
+            n if n % 2 == 0 => Err(format!(
+                "allowed are odd numbers: {n} voters survive no more failures than {}, and need one more vote for every write",
+                n - 1
+            )),
+            n => usize::try_from(n).map_err(|_| "too large".into()),
+        });
+        if self.merged.whole(Key::Founders).is_none() {
+            return (servers, servers);
+        }
+        let founders = self.whole(Key::Founders, |founders| match founders {
+            0 => Err("at least 1 vote is needed for a birth certificate".into()),
+            1 if servers.is_some_and(|servers| servers != 1) => Err(
+                "1 is allowed only with servers = 1: with one vote every machine that sees no other founds a cluster of its own"
+                    .into(),
+            ),
+            n => usize::try_from(n).map_err(|_| "too large".into()),
+        });
+        (servers, founders)
+    }
+
+    fn gossip_port(&mut self) -> Option<u16> {
+        self.whole(Key::GossipPort, |port| match u16::try_from(port) {
+            Ok(0) | Err(_) => Err("allowed are ports from 1 to 65535".into()),
+            Ok(_) if TAKEN_PORTS.contains(&port) => Err("this UDP port is taken by k3s's own network".into()),
+            Ok(port) => Ok(port),
+        })
+    }
+
+    fn timing(&mut self) -> Option<Timing> {
+        let mut bounded = |key, from, to| {
+            self.whole(key, |number| match number {
+                n if (from..=to).contains(&n) => Ok(n),
+                _ => Err(format!("allowed are {from} to {to} milliseconds")),
+            })
+        };
+        let gossip_interval_ms = bounded(Key::GossipIntervalMs, 10, 60_000);
+        let settle_ms = bounded(Key::SettleMs, 0, 600_000);
+        let nominee_patience_ms = bounded(Key::NomineePatienceMs, 1_000, 3_600_000);
+        Some(Timing {
+            gossip_interval_ms: gossip_interval_ms?,
+            settle_ms: settle_ms?,
+            nominee_patience_ms: nominee_patience_ms?,
+        })
+    }
+
+    fn k3s(&mut self, secrets: Option<&Secrets>) -> Option<K3sSettings> {
+        let version = self.text(Key::K3sVersion, names::k3s_version);
+        let sources = self.list(Key::K3sSources, names::source);
+        if self.merged.list(Key::K3sSources).is_empty() {
+            self.refuse(Key::K3sSources, "[]", "at least one path or URL is needed to get k3s from".into());
+        }
+        let checksums = self.text(Key::K3sChecksums, names::source);
+        let data_dir = self.text(Key::K3sDataDir, names::absolute);
+        let (cluster_cidr, service_cidr, cluster_dns) = self.networks();
+        let cluster_domain =
+            self.text(Key::K3sClusterDomain, |text| names::dns_name(text).map(|()| text.to_owned()));
+        let flannel_backend = self.text(Key::K3sFlannelBackend, |text| match text {
+            "none" | "vxlan" | "host-gw" | "wireguard-native" | "tailscale" => Ok(text.to_owned()),
+            _ => Err("allowed are vxlan, host-gw, wireguard-native, tailscale and none".into()),
+        });
+        let disable = self.list(Key::K3sDisable, names::component);
+        let tls_san = self.list(Key::K3sTlsSan, names::san);
+        let server_config = self.raw(Key::K3sServerConfig);
+        let agent_config = self.raw(Key::K3sAgentConfig);
+        Some(K3sSettings {
+            version: version?,
+            sources,
+            checksums,
+            data_dir: data_dir?,
+            cluster_cidr: cluster_cidr?,
+            service_cidr: service_cidr?,
+            cluster_dns,
+            cluster_domain: cluster_domain?,
+            flannel_backend: flannel_backend?,
+            disable,
+            tls_san,
+            token: secrets.and_then(|secrets| secrets.k3s.clone()),
+            agent_token: secrets.and_then(|secrets| secrets.k3s_agent.clone()),
+            server_config,
+            agent_config,
+        })
+    }
+
+    /// Pod and service networks and the address of the DNS, in one spelling so that equal parameters have an equal hash.
+    fn networks(&mut self) -> (Option<String>, Option<String>, Option<String>) {
+        let spelt = |networks: &[names::Network]| {
+            networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+        };
+        let pods = self.text(Key::K3sClusterCidr, names::networks);
+        let services = self.text(Key::K3sServiceCidr, |text| {
+            let services = names::networks(text)?;
+            let pods = pods.as_deref().unwrap_or_default();
+            match pods.iter().find(|pod| services.iter().any(|service| service.overlaps(**pod))) {
+                Some(pod) => Err(format!("overlaps the pod network {pod} of k3s.cluster-cidr")),
+                None => Ok(services),
+            }
+        });
+        let dns = self.text(Key::K3sClusterDns, |text| {
+            let all: Vec<IpAddr> = text
+                .split(',')
+                .map(|part| part.trim().parse().map_err(|_| "not an IPv4 or IPv6 address".to_owned()))
+                .collect::<Result<_, _>>()?;
+            let services = services.as_deref().unwrap_or_default();
+            let outside = |ip: &&IpAddr| !services.iter().any(|service| service.contains(**ip));
+            match all.iter().find(outside) {
+                Some(ip) if !services.is_empty() => {
+                    Err(format!("{ip} lies outside the service network {}", spelt(services)))
+                }
+                _ => Ok(all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
+            }
+        });
+        (pods.as_deref().map(spelt), services.as_deref().map(spelt), dns)
+    }
+
+    /// Raw keys for k3s, none of which Muster itself answers for.
+    fn raw(&mut self, key: Key) -> BTreeMap<String, serde_json::Value> {
+        let table = self.merged.table(key);
+        for name in table.keys() {
+            let plain = name.trim_end_matches('+').to_ascii_lowercase().replace('_', "-");
+            if let Some((_, instead)) = OWNED.iter().find(|(owned, _)| *owned == plain) {
+                self.problems.push(ConfigError::Refused {
+                    key: format!("{}.{name}", key.name()),
+                    value: "***".into(),
+                    place: self.merged.origin(key),
+                    reason: format!("this key is not free: {instead}"),
+                });
+            }
+        }
+        table
+    }
+
+    fn refuse(&mut self, key: Key, value: &str, reason: String) {
+        let value = masked_text(key, value);
+        let place = self.merged.origin(key);
+        self.problems.push(ConfigError::Refused { key: key.name().into(), value, place, reason });
+    }
+
+    fn text<T>(&mut self, key: Key, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let text = self.merged.text(key)?;
+        match read(text) {
+            Ok(value) => Some(value),
+            Err(reason) => {
+                self.refuse(key, text, reason);
+                None
+            }
+        }
+    }
+
+    fn whole<T>(&mut self, key: Key, read: impl FnOnce(u64) -> Result<T, String>) -> Option<T> {
+        let number = self.merged.whole(key)?;
+        match read(number) {
+            Ok(value) => Some(value),
+            Err(reason) => {
+                self.refuse(key, &number.to_string(), reason);
+                None
+            }
+        }
+    }
+
+    /// Every item that is right; one that is not is refused by itself.
+    fn list<T>(&mut self, key: Key, read: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+        let mut items = Vec::new();
+        for text in self.merged.list(key) {
+            match read(text) {
+                Ok(item) => items.push(item),
+                Err(reason) => self.refuse(key, text, reason),
+            }
+        }
+        items
+    }
+}
+
+fn dedup<T: PartialEq>(items: &mut Vec<T>) {
+    let mut at = 0;
+    while at < items.len() {
+        if items[..at].contains(&items[at]) {
+            items.remove(at);
+        } else {
+            at += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;
