@@ -18,6 +18,7 @@ pub mod edge;
 pub mod engine;
 pub mod founding;
 pub mod gossip;
+pub mod host;
 pub mod identity;
 pub mod ledger;
 pub mod report;

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::core::Known;
@@ -185,6 +185,19 @@ pub fn remove(path: &Path) -> Result<(), FsError> {
     }
 }
 
+/// Removes an empty directory and syncs its parent; one that is not there is removed already.
+///
+/// # Errors
+/// When it stays, because something is in it for one.
+pub fn remove_directory(path: &Path) -> Result<(), FsError> {
+    let fail = |source| FsError::Change { path: path.to_owned(), doing: "remove the directory", source };
+    match std::fs::remove_dir(path) {
+        Ok(()) => path.parent().map_or(Ok(()), sync_directory).map_err(fail),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(fail(source)),
+    }
+}
+
 /// Moves a path to another place on the same file system and syncs both directories.
 ///
 /// # Errors
@@ -221,6 +234,82 @@ pub fn open_append(path: &Path, mode: u32) -> Result<File, FsError> {
         doing: "open for appending",
         source,
     })
+}
+
+/// As [`write_atomic`], for a file of a given owner and group, set before the rename.
+///
+/// # Errors
+/// When any part fails; the old content is then untouched.
+pub fn write_atomic_owned(path: &Path, content: &[u8], mode: u32, owner: (u32, u32)) -> Result<(), FsError> {
+    let fail = |doing| move |source| FsError::Write { path: path.to_owned(), doing, source };
+    let directory = path.parent().unwrap_or_else(|| Path::new("/"));
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".muster-")
+        .permissions(Permissions::from_mode(0o600))
+        .tempfile_in(directory)
+        .map_err(fail("making a temporary file beside it"))?;
+    let made = temporary.as_file().metadata().map_err(fail("looking at the temporary file"))?;
+    if (made.uid(), made.gid()) != owner {
+        std::os::unix::fs::fchown(temporary.as_file(), Some(owner.0), Some(owner.1))
+            .map_err(fail("setting its owner"))?;
+    }
+    // After the owner: changing an owner clears the set-id bits.
+    temporary.as_file().set_permissions(Permissions::from_mode(mode)).map_err(fail("setting its mode"))?;
+    temporary.write_all(content).map_err(fail("writing its content"))?;
+    temporary.as_file().sync_all().map_err(fail("syncing it"))?;
+    temporary.persist(path).map_err(|error| fail("renaming it into place")(error.error))?;
+    sync_directory(directory).map_err(fail("syncing its directory"))
+}
+
+/// Puts a symbolic link in place of whatever file or link stands there, atomically and synced.
+///
+/// # Errors
+/// When any part fails; what stood there is then untouched.
+pub fn link_atomic(target: &Path, link: &Path) -> Result<(), FsError> {
+    let fail = |doing| move |source| FsError::Write { path: link.to_owned(), doing, source };
+    let directory = link.parent().unwrap_or_else(|| Path::new("/"));
+    let temporary = tempfile::Builder::new()
+        .prefix(".muster-")
+        .make_in(directory, |name| std::os::unix::fs::symlink(target, name))
+        .map_err(fail("making a temporary link beside it"))?;
+    temporary.persist(link).map_err(|error| fail("renaming it into place")(error.error))?;
+    sync_directory(directory).map_err(fail("syncing its directory"))
+}
+
+/// Removes a file and syncs its directory; one that is not there is removed already.
+///
+/// # Errors
+/// When it stays, or the directory cannot be synced.
+pub fn remove_synced(path: &Path) -> Result<(), FsError> {
+    remove(path)?;
+    let directory = path.parent().unwrap_or_else(|| Path::new("/"));
+    match sync_directory(directory) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(FsError::Change { path: path.to_owned(), doing: "sync the directory of", source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Appends to a file of this mode, made if needed, and syncs it; a new file's directory is synced too.
+///
+/// # Errors
+/// When any part fails; a part of the bytes may then be in the file.
+pub fn append_synced(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
+    let fail = |doing| move |source| FsError::Change { path: path.to_owned(), doing, source };
+    let fresh = known_there(path).is_absent();
+    let mut file = open_append(path, mode)?;
+    if fresh {
+        // The mode of a new file passes through the umask.
+        file.set_permissions(Permissions::from_mode(mode)).map_err(fail("set the mode of"))?;
+    }
+    file.write_all(bytes).map_err(fail("append to"))?;
+    file.sync_data().map_err(fail("sync"))?;
+    if fresh {
+        sync_directory(path.parent().unwrap_or_else(|| Path::new("/")))
+            .map_err(fail("sync the directory of"))?;
+    }
+    Ok(())
 }
 
 fn sync_directory(path: &Path) -> std::io::Result<()> {

@@ -1,0 +1,375 @@
+//! Doing a plan: look again, write the intent, change, write the end. Interrupted anywhere, the next pass goes on.
+
+use serde::Serialize;
+
+use crate::core::Known;
+use crate::host::facts::sysctl::{key_path, plain};
+use crate::host::facts::{kernel, swap};
+use crate::host::journal::line;
+use crate::host::probe::effect_seen;
+use crate::host::{
+    Change, HostAct, HostError, HostPlan, HostStep, HostWanted, Journal, Kind, Level, Machine, ROWS, Record,
+    Reload, Scope, Tree, plan, probe_as, row,
+};
+
+/// What became of one step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "outcome", content = "cause")]
+pub enum Outcome {
+    /// It was done.
+    Done,
+    /// It was so already.
+    AlreadySo,
+    /// Somebody else changed the thing since it was looked at: it was not touched.
+    ChangedByOthers(String),
+    /// It failed; what stood there before stands there now.
+    Failed(String),
+}
+
+/// One step, reported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StepReport {
+    /// The row it serves.
+    pub row: String,
+    /// Needed or wished: a wished step that failed stops nothing.
+    pub level: Level,
+    /// What it was about.
+    pub what: String,
+    /// What became of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+impl StepReport {
+    /// Whether it was done or was so already.
+    #[must_use]
+    pub fn succeeded(&self) -> bool {
+        matches!(self.outcome, Outcome::Done | Outcome::AlreadySo)
+    }
+}
+
+/// The host after [`prepare`]: the last plan, whose steps are those that failed, and everything that was tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Prepared {
+    /// Judged after the last change.
+    pub plan: HostPlan,
+    /// Every step of every round.
+    pub reports: Vec<StepReport>,
+}
+
+/// Rounds of looking and changing: a module brings its sysctls, a reload brings generated units; more would be a quarrel
+/// with something that changes the host back.
+const ROUNDS: usize = 4;
+
+/// Looks, plans and applies until nothing is left to do, or nothing more succeeds.
+///
+/// # Errors
+/// As [`apply`].
+pub async fn prepare<M: Machine>(machine: &mut M, wanted: &HostWanted) -> Result<Prepared, HostError> {
+    let mut reports = Vec::new();
+    for _ in 0..ROUNDS {
+        let judged = plan(&probe_as(machine.tree(), machine.scope()), wanted);
+        let round = apply(machine, &judged).await?;
+        let changed = round.iter().any(|report| report.outcome == Outcome::Done);
+        reports.extend(round);
+        if !changed {
+            return Ok(Prepared { plan: judged, reports });
+        }
+    }
+    let judged = plan(&probe_as(machine.tree(), machine.scope()), wanted);
+    Ok(Prepared { plan: judged, reports })
+}
+
+/// Does the steps of a plan in order. What an earlier run left half done is settled first. With nothing to do it reads the
+/// journal and writes nothing.
+///
+/// # Errors
+/// When the journal cannot be read, trusted or written: then no further change is made. A step that fails is no error.
+pub async fn apply<M: Machine>(machine: &mut M, plan: &HostPlan) -> Result<Vec<StepReport>, HostError> {
+    let journal = Ledgered::load(machine)?;
+    if plan.steps.is_empty() && !journal.journal.is_unsettled() {
+        return Ok(Vec::new());
+    }
+    machine.lock()?;
+    let reports = locked(machine, plan).await;
+    machine.unlock();
+    reports
+}
+
+async fn locked<M: Machine>(machine: &mut M, plan: &HostPlan) -> Result<Vec<StepReport>, HostError> {
+    // Read again: another process may have been at it before the lock was ours.
+    let mut journal = Ledgered::load(machine)?;
+    journal.settle(machine)?;
+    let mut reports = Vec::new();
+    for step in &plan.steps {
+        let outcome = match &step.act {
+            HostAct::ReloadUnits => reload(machine, &mut journal, Reload::Units).await?,
+            act => perform(machine, &mut journal, step.row, act).await?,
+        };
+        reports.push(report(step, outcome));
+    }
+    reports.extend(reload_owed(machine, &mut journal).await?);
+    Ok(reports)
+}
+
+fn report(step: &HostStep, outcome: Outcome) -> StepReport {
+    StepReport { row: step.row.into(), level: step.level, what: step.act.to_string(), outcome }
+}
+
+/// Reloads that are still owed, reported when they fail.
+pub(super) async fn reload_owed<M: Machine>(
+    machine: &mut M,
+    journal: &mut Ledgered,
+) -> Result<Vec<StepReport>, HostError> {
+    let mut reports = Vec::new();
+    for what in journal.journal.owed().clone() {
+        let outcome = reload(machine, journal, what).await?;
+        let name = match what {
+            Reload::Units => "swap",
+            Reload::NetworkManager => "network-manager",
+        };
+        let level = row(name).map_or(Level::Wished, |row| row.level);
+        reports.push(StepReport {
+            row: name.into(),
+            level,
+            what: format!("let {what} read its files again"),
+            outcome,
+        });
+    }
+    Ok(reports)
+}
+
+async fn reload<M: Machine>(
+    machine: &mut M,
+    journal: &mut Ledgered,
+    what: Reload,
+) -> Result<Outcome, HostError> {
+    if !journal.journal.owed().contains(&what) {
+        return Ok(Outcome::AlreadySo);
+    }
+    match machine.reload(what).await {
+        Ok(()) => {
+            journal.write(machine, Record::Reloaded { what })?;
+            Ok(Outcome::Done)
+        }
+        Err(error) => Ok(Outcome::Failed(error.chain())),
+    }
+}
+
+async fn perform<M: Machine>(
+    machine: &mut M,
+    journal: &mut Ledgered,
+    row: &str,
+    act: &HostAct,
+) -> Result<Outcome, HostError> {
+    let Some(change) = Change::of(act) else { return Ok(Outcome::AlreadySo) };
+    match standing(machine.tree(), &change) {
+        Standing::Before => {}
+        Standing::After => return Ok(Outcome::AlreadySo),
+        Standing::Foreign => {
+            return Ok(Outcome::ChangedByOthers(format!("{change} changed since it was looked at")));
+        }
+        Standing::Unknown(cause) => return Ok(Outcome::Failed(cause)),
+    }
+    if let Change::File { path, after: Some(_), .. } = &change {
+        for directory in missing_parents(machine.tree(), path) {
+            let made = one(machine, journal, row, Change::Directory { path: directory }).await?;
+            if let Outcome::Failed(_) = made {
+                return Ok(made);
+            }
+        }
+    }
+    one(machine, journal, row, change).await
+}
+
+/// One change between its two records.
+async fn one<M: Machine>(
+    machine: &mut M,
+    journal: &mut Ledgered,
+    row: &str,
+    change: Change,
+) -> Result<Outcome, HostError> {
+    let n = journal.journal.next();
+    journal.write(machine, Record::Intent { n, row: row.to_owned(), change: change.clone() })?;
+    let result = make(machine, &change).await;
+    // The effect is the judge, not the exit code: modprobe fails where a feature is built in, and a rename may stand
+    // although its directory could not be synced.
+    match (standing(machine.tree(), &change), result) {
+        (Standing::After, _) => {
+            journal.write(machine, Record::Done { n })?;
+            Ok(Outcome::Done)
+        }
+        (Standing::Before, _) if effect_of(machine.tree(), &change) => {
+            // A built-in part of the kernel: it was woken, and there is nothing to take out again.
+            journal.write(machine, Record::Undone { n })?;
+            Ok(Outcome::Done)
+        }
+        (Standing::Before, Err(error)) => {
+            journal.write(machine, Record::Undone { n })?;
+            Ok(Outcome::Failed(error.chain()))
+        }
+        (Standing::Before, Ok(())) => {
+            journal.write(machine, Record::Undone { n })?;
+            Ok(Outcome::Failed(format!("{change}: the change was accepted and had no effect")))
+        }
+        (Standing::Foreign, result) => {
+            // Ours or not, the old state is in the journal.
+            journal.write(machine, Record::Done { n })?;
+            let cause =
+                result.err().map_or_else(|| "it came out different".to_owned(), |error| error.chain());
+            Ok(Outcome::ChangedByOthers(format!("{change}: {cause}")))
+        }
+        (Standing::Unknown(cause), result) => {
+            Ok(Outcome::Failed(result.err().map_or(cause, |error| error.chain())))
+        }
+    }
+}
+
+/// Whether a module's effect is there although no module of that name is.
+fn effect_of(tree: &Tree, change: &Change) -> bool {
+    let Change::Module { name } = change else { return false };
+    let effect = ROWS.iter().find_map(|row| match row.kind {
+        Kind::Module(module, effect) if module == name => Some(effect),
+        _ => None,
+    });
+    let file_systems = tree.text("/proc/filesystems").map(|text| kernel::parse_filesystems(&text));
+    effect.is_some_and(|effect| effect_seen(tree, effect, &file_systems) == Known::Yes(()))
+}
+
+async fn make<M: Machine>(machine: &mut M, change: &Change) -> Result<(), HostError> {
+    match change {
+        Change::File { path, after, .. } => machine.put(path, after.as_ref()),
+        Change::Directory { path } => machine.make_directory(path),
+        Change::Swap { path, .. } => machine.swap_off(path).await,
+        Change::Module { name } => machine.load_module(name).await,
+        Change::Sysctl { key, after, .. } => machine.set_sysctl(key, after),
+    }
+}
+
+/// Directories on the way to a path that are not there, outermost first.
+fn missing_parents(tree: &Tree, path: &str) -> Vec<String> {
+    let mut missing: Vec<String> = std::path::Path::new(path)
+        .ancestors()
+        .skip(1)
+        .map(|parent| parent.to_string_lossy().into_owned())
+        .take_while(|parent| tree.there(parent).is_absent())
+        .collect();
+    missing.reverse();
+    missing
+}
+
+/// Where a thing stands between the two ends of its change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// As before the change.
+    Before,
+    /// As after it.
+    After,
+    /// As neither.
+    Foreign,
+    /// Could not be told.
+    Unknown(String),
+}
+
+pub(super) fn standing(tree: &Tree, change: &Change) -> Standing {
+    match change {
+        Change::File { path, before, after } => match tree.look(path) {
+            Ok(now) if now == *after => Standing::After,
+            Ok(now) if now == *before => Standing::Before,
+            Ok(_) => Standing::Foreign,
+            Err(error) => Standing::Unknown(error.chain()),
+        },
+        Change::Directory { path } => told(tree.there(path), |()| Standing::After, Standing::Before),
+        Change::Swap { path, .. } => told(
+            tree.text("/proc/swaps"),
+            |text| match swap::parse_swaps(&text) {
+                Ok(swaps) if swaps.iter().any(|swap| swap.path == *path) => Standing::Before,
+                Ok(_) => Standing::After,
+                Err(cause) => Standing::Unknown(cause),
+            },
+            Standing::After,
+        ),
+        Change::Module { name } => told(
+            tree.text("/proc/modules"),
+            |text| {
+                if kernel::parse_modules(&text).contains(name) { Standing::After } else { Standing::Before }
+            },
+            Standing::Before,
+        ),
+        Change::Sysctl { key, before, after } => told(
+            tree.text(&format!("/proc/sys/{}", key_path(key))),
+            |value| match plain(&value) {
+                value if value == plain(after) => Standing::After,
+                value if value == plain(before) => Standing::Before,
+                _ => Standing::Foreign,
+            },
+            // The key went with its module: nothing of ours is left.
+            Standing::Before,
+        ),
+    }
+}
+
+fn told<T>(known: Known<T>, yes: impl FnOnce(T) -> Standing, absent: Standing) -> Standing {
+    match known {
+        Known::Yes(value) => yes(value),
+        Known::Absent => absent,
+        Known::Unknown(unread) => Standing::Unknown(unread.to_string()),
+    }
+}
+
+/// The journal with its file.
+pub(super) struct Ledgered {
+    pub(super) journal: Journal,
+}
+
+impl Ledgered {
+    pub(super) fn load<M: Machine>(machine: &M) -> Result<Self, HostError> {
+        let journal = match machine.journal() {
+            Known::Yes(text) => Journal::parse(&text)?,
+            Known::Absent => Journal::default(),
+            Known::Unknown(unread) => {
+                return Err(HostError::JournalWrite {
+                    path: unread.what.into(),
+                    source: std::io::Error::other(unread.cause),
+                });
+            }
+        };
+        Ok(Self { journal })
+    }
+
+    /// On disk first, then in memory.
+    pub(super) fn write<M: Machine>(&mut self, machine: &mut M, record: Record) -> Result<(), HostError> {
+        if self.journal.wants_rewriting() {
+            let text = self.journal.rewritten().map_err(unwritable)?;
+            machine.journal_replace(Some(&text))?;
+        }
+        machine.journal_append(&line(&record).map_err(unwritable)?)?;
+        // The number is from this journal, so the record fits it.
+        let _ = self.journal.add(record);
+        Ok(())
+    }
+
+    /// Asks the host what became of every change whose end was not written.
+    pub(super) fn settle<M: Machine>(&mut self, machine: &mut M) -> Result<(), HostError> {
+        let open: Vec<_> = self.journal.entries().filter(|entry| !entry.done).cloned().collect();
+        for entry in open {
+            match standing(machine.tree(), &entry.change) {
+                // A foreign state keeps its entry: revert will name it and leave it alone.
+                Standing::After | Standing::Foreign => self.write(machine, Record::Done { n: entry.n })?,
+                Standing::Before => self.write(machine, Record::Undone { n: entry.n })?,
+                Standing::Unknown(_) => {}
+            }
+        }
+        // An image has nobody who kept its files in memory.
+        if machine.scope() == Scope::Image {
+            for what in self.journal.owed().clone() {
+                self.write(machine, Record::Reloaded { what })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unwritable(error: serde_json::Error) -> HostError {
+    HostError::JournalWrite { path: crate::host::JOURNAL_NAME.into(), source: std::io::Error::other(error) }
+}

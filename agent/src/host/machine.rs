@@ -1,0 +1,394 @@
+//! The one door through which the host is changed. [edge]
+//!
+//! Looking goes by the [`Tree`], also for `/proc`; only changes go through the trait, so that a test can stop the world
+//! after any of them.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::future::Future;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::Known;
+use crate::edge::{exec, fs};
+use crate::host::facts::sysctl::key_path;
+use crate::host::{JOURNAL_NAME, JournalError, Kept, Scope, Tree};
+
+/// A change of the host, or a look at it, that failed. Unless a variant says otherwise, nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A file operation.
+    #[error(transparent)]
+    File(#[from] fs::FsError),
+    /// A path whose way cannot be looked at.
+    #[error("cannot follow the way to {}", path.display())]
+    Way {
+        /// Which path.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A link in the image leads outside it; the file there belongs to another machine.
+    #[error("{} leads outside the image through a link", path.display())]
+    Outside {
+        /// Which path.
+        path: PathBuf,
+    },
+    /// A directory or device where a file should be.
+    #[error("{} is neither a file nor a link", path.display())]
+    NotAFile {
+        /// Which path.
+        path: PathBuf,
+    },
+    /// Swap could not be turned off or on.
+    #[error("cannot turn {way} swap on {path}")]
+    Swap {
+        /// `off` or `on`.
+        way: &'static str,
+        /// Which area.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A sysctl could not be set. A bad value and a read-only `/proc/sys` both come here, told apart by the source.
+    #[error("cannot set {key} to {value}")]
+    Sysctl {
+        /// Its key.
+        key: String,
+        /// The value it was to have.
+        value: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A module could not be loaded or taken out.
+    #[error("cannot {way} the module {name}")]
+    Module {
+        /// `load` or `take out`.
+        way: &'static str,
+        /// Which module.
+        name: String,
+        /// What modprobe said.
+        #[source]
+        source: exec::ExecError,
+    },
+    /// A program that keeps files in memory did not read them again. The files are changed; the next pass tells it again.
+    #[error("cannot make {what} read its files again")]
+    Reload {
+        /// Who.
+        what: Reload,
+        /// What systemctl said.
+        #[source]
+        source: exec::ExecError,
+    },
+    /// The journal cannot be trusted: nothing is changed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The journal cannot be written: the change it should have announced was not made.
+    #[error("cannot write the host journal {}", path.display())]
+    JournalWrite {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process is changing the host just now.
+    #[error("another muster is changing this host (it holds {})", path.display())]
+    Busy {
+        /// The lock.
+        path: PathBuf,
+    },
+}
+
+impl HostError {
+    /// The innermost cause in words, for a status line.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        let mut error: &dyn std::error::Error = self;
+        while let Some(source) = error.source() {
+            error = source;
+        }
+        error.to_string()
+    }
+
+    /// The whole chain in one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut error: &dyn std::error::Error = self;
+        while let Some(source) = error.source() {
+            text = format!("{text}: {source}");
+            error = source;
+        }
+        text
+    }
+}
+
+/// Programs that keep files in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reload {
+    /// systemd and its generators.
+    Units,
+    /// NetworkManager.
+    NetworkManager,
+}
+
+impl std::fmt::Display for Reload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Reload::Units => "systemd",
+            Reload::NetworkManager => "NetworkManager",
+        })
+    }
+}
+
+/// A host that can be changed. One suite of tests runs over the real one (an image) and over one with scripted faults.
+pub trait Machine: Send {
+    /// Where its files are, `/proc` included on a running one.
+    fn tree(&self) -> &Tree;
+    /// Running machine or image.
+    fn scope(&self) -> Scope;
+    /// The journal's text; absent when there is none.
+    fn journal(&self) -> Known<String>;
+    /// Adds a line to the journal and syncs it.
+    ///
+    /// # Errors
+    /// When it is not surely on disk.
+    fn journal_append(&mut self, line: &str) -> Result<(), HostError>;
+    /// Puts another text in place of the journal, or takes it away.
+    ///
+    /// # Errors
+    /// When the old one is still there.
+    fn journal_replace(&mut self, text: Option<&str>) -> Result<(), HostError>;
+    /// Keeps other processes from changing the host until [`Machine::unlock`].
+    ///
+    /// # Errors
+    /// When another one is at it.
+    fn lock(&mut self) -> Result<(), HostError>;
+    /// Lets others.
+    fn unlock(&mut self);
+    /// Puts a file or link in place, or takes it away.
+    ///
+    /// # Errors
+    /// As [`Tree::put`].
+    fn put(&mut self, path: &str, state: Option<&Kept>) -> Result<(), HostError>;
+    /// Makes one directory, mode 0755.
+    ///
+    /// # Errors
+    /// When it is not there afterwards.
+    fn make_directory(&mut self, path: &str) -> Result<(), HostError>;
+    /// Takes away one empty directory.
+    ///
+    /// # Errors
+    /// When it stays, not being empty included.
+    fn remove_directory(&mut self, path: &str) -> Result<(), HostError>;
+    /// Sets a sysctl of the running kernel.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn set_sysctl(&mut self, key: &str, value: &str) -> Result<(), HostError>;
+    /// Turns swap off; takes as long as moving its pages back takes.
+    fn swap_off(&mut self, path: &str) -> impl Future<Output = Result<(), HostError>> + Send;
+    /// Turns swap on; a negative priority leaves it to the kernel.
+    fn swap_on(&mut self, path: &str, priority: i32) -> impl Future<Output = Result<(), HostError>> + Send;
+    /// Loads a module with what it depends on. An error is no proof of failure: the effect is.
+    fn load_module(&mut self, name: &str) -> impl Future<Output = Result<(), HostError>> + Send;
+    /// Takes a module out that nothing uses.
+    fn unload_module(&mut self, name: &str) -> impl Future<Output = Result<(), HostError>> + Send;
+    /// Makes a program read its files again; one that does not run needs nothing.
+    fn reload(&mut self, what: Reload) -> impl Future<Output = Result<(), HostError>> + Send;
+}
+
+/// This machine, or an image mounted on it.
+#[derive(Debug)]
+pub struct LocalMachine {
+    tree: Tree,
+    scope: Scope,
+    state_dir: PathBuf,
+    lock: Option<File>,
+}
+
+impl LocalMachine {
+    /// The running machine, with its state directory.
+    #[must_use]
+    pub fn live(state_dir: &Path) -> Self {
+        Self::new(Path::new("/"), Scope::Live, state_dir.to_owned())
+    }
+
+    /// An image mounted at `root`; the journal goes into the image, below the same state directory.
+    #[must_use]
+    pub fn image(root: &Path, state_dir: &Path) -> Self {
+        let inside = root.join(state_dir.strip_prefix("/").unwrap_or(state_dir));
+        Self::new(root, Scope::Image, inside)
+    }
+
+    /// The running machine for `/`, an image for any other root.
+    #[must_use]
+    pub fn at(root: &Path, state_dir: &Path) -> Self {
+        if root == Path::new("/") { Self::live(state_dir) } else { Self::image(root, state_dir) }
+    }
+
+    fn new(root: &Path, scope: Scope, state_dir: PathBuf) -> Self {
+        Self { tree: Tree::new(root), scope, state_dir, lock: None }
+    }
+
+    fn journal_path(&self) -> PathBuf {
+        self.state_dir.join(JOURNAL_NAME)
+    }
+
+    fn write_failed(&self, error: fs::FsError) -> HostError {
+        let source = std::io::Error::new(error.io().kind(), error.io().to_string());
+        HostError::JournalWrite { path: self.journal_path(), source }
+    }
+}
+
+/// From `linux/swap.h`; the libc crate has only the calls.
+const SWAP_FLAG_PREFER: i32 = 0x8000;
+const SWAP_FLAG_PRIO_MASK: i32 = 0x7fff;
+
+/// Loading a module reads a few files; minutes mean that something hangs.
+const MODPROBE: Duration = Duration::from_secs(30);
+/// Generators run in this time.
+const SYSTEMCTL: Duration = Duration::from_secs(90);
+
+impl Machine for LocalMachine {
+    fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    fn journal(&self) -> Known<String> {
+        fs::known_text(&self.journal_path())
+    }
+
+    fn journal_append(&mut self, line: &str) -> Result<(), HostError> {
+        fs::append_synced(&self.journal_path(), line.as_bytes(), 0o600)
+            .map_err(|error| self.write_failed(error))
+    }
+
+    fn journal_replace(&mut self, text: Option<&str>) -> Result<(), HostError> {
+        match text {
+            Some(text) => fs::write_atomic(&self.journal_path(), text.as_bytes(), 0o600),
+            None => fs::remove_synced(&self.journal_path()),
+        }
+        .map_err(|error| self.write_failed(error))
+    }
+
+    fn lock(&mut self) -> Result<(), HostError> {
+        fs::create_directory(&self.state_dir, 0o700).map_err(|error| self.write_failed(error))?;
+        let path = self.state_dir.join("host.lock");
+        let file = fs::open_append(&path, 0o600).map_err(|error| self.write_failed(error))?;
+        match file.try_lock() {
+            Ok(()) => {
+                self.lock = Some(file);
+                Ok(())
+            }
+            Err(std::fs::TryLockError::WouldBlock) => Err(HostError::Busy { path }),
+            Err(std::fs::TryLockError::Error(source)) => Err(HostError::JournalWrite { path, source }),
+        }
+    }
+
+    fn unlock(&mut self) {
+        self.lock = None;
+    }
+
+    fn put(&mut self, path: &str, state: Option<&Kept>) -> Result<(), HostError> {
+        self.tree.put(path, state)
+    }
+
+    fn make_directory(&mut self, path: &str) -> Result<(), HostError> {
+        Ok(fs::create_directory(&self.tree.at(path)?, 0o755)?)
+    }
+
+    fn remove_directory(&mut self, path: &str) -> Result<(), HostError> {
+        Ok(fs::remove_directory(&self.tree.at(path)?)?)
+    }
+
+    fn set_sysctl(&mut self, key: &str, value: &str) -> Result<(), HostError> {
+        let fail = |source| HostError::Sysctl { key: key.to_owned(), value: value.to_owned(), source };
+        let path = self.tree.at(&format!("/proc/sys/{}", key_path(key)))?;
+        let mut file = File::options().write(true).open(path).map_err(fail)?;
+        file.write_all(value.as_bytes()).map_err(fail)
+    }
+
+    async fn swap_off(&mut self, path: &str) -> Result<(), HostError> {
+        swap_call("off", path.to_owned(), |area| {
+            // SAFETY: the pointer is to a string that ends in NUL and outlives the call; the kernel only reads it.
+            #[expect(unsafe_code, reason = "no safe wrapper of this call exists")]
+            unsafe {
+                libc::swapoff(area.as_ptr())
+            }
+        })
+        .await
+    }
+
+    async fn swap_on(&mut self, path: &str, priority: i32) -> Result<(), HostError> {
+        let flags = match priority {
+            0.. => SWAP_FLAG_PREFER | (priority & SWAP_FLAG_PRIO_MASK),
+            _ => 0,
+        };
+        swap_call("on", path.to_owned(), move |area| {
+            // SAFETY: the pointer is to a string that ends in NUL and outlives the call; the kernel only reads it.
+            #[expect(unsafe_code, reason = "no safe wrapper of this call exists")]
+            unsafe {
+                libc::swapon(area.as_ptr(), flags)
+            }
+        })
+        .await
+    }
+
+    async fn load_module(&mut self, name: &str) -> Result<(), HostError> {
+        match exec::run("modprobe", &["--", name], MODPROBE).await {
+            Ok(_) => Ok(()),
+            Err(source) => Err(HostError::Module { way: "load", name: name.to_owned(), source }),
+        }
+    }
+
+    async fn unload_module(&mut self, name: &str) -> Result<(), HostError> {
+        match exec::run("modprobe", &["-r", "--", name], MODPROBE).await {
+            Ok(_) => Ok(()),
+            Err(source) => Err(HostError::Module { way: "take out", name: name.to_owned(), source }),
+        }
+    }
+
+    async fn reload(&mut self, what: Reload) -> Result<(), HostError> {
+        // The directory that systemd's own sd_booted(3) asks for; an image has nothing that runs.
+        if self.scope == Scope::Image || self.tree.there("/run/systemd/system").is_absent() {
+            return Ok(());
+        }
+        let arguments: &[&str] = match what {
+            Reload::Units => &["daemon-reload"],
+            Reload::NetworkManager => &["try-reload-or-restart", "NetworkManager.service"],
+        };
+        match exec::run("systemctl", arguments, SYSTEMCTL).await {
+            Ok(_) => Ok(()),
+            Err(source) => Err(HostError::Reload { what, source }),
+        }
+    }
+}
+
+/// A blocking swap call on a thread of its own: turning swap off moves every page of it back to memory.
+async fn swap_call(
+    way: &'static str,
+    path: String,
+    call: impl FnOnce(&CString) -> i32 + Send + 'static,
+) -> Result<(), HostError> {
+    let area = path.clone();
+    let called = tokio::task::spawn_blocking(move || {
+        let area = CString::new(area).map_err(|_| std::io::ErrorKind::InvalidInput)?;
+        if call(&area) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    })
+    .await
+    .unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    called.map_err(|source| HostError::Swap { way, path, source })
+}

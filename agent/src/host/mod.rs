@@ -1,0 +1,61 @@
+//! The host: what it is, what it should be, the difference, and how the difference is closed and opened again.
+//!
+//! ```text
+//! probe(root) --> HostFacts --> plan(facts, wanted) --> HostPlan { rows, steps, findings }
+//!                                  ^ pure                  |
+//!                                  |                       v
+//!                         profile::ROWS (data)    apply: journal, change, journal      revert: the journal backwards
+//! ```
+//!
+//! The wanted host is the table [`ROWS`]; each row says why, whose need it is, how it is probed, changed and undone, and
+//! what its absence means for the node's part in the cluster. The same plan serves a running machine and a mounted image:
+//! an image has no running kernel, so only its files are judged and changed.
+//!
+//! `facts`, `profile`, `plan` and `render` are pure. `tree`, `machine`, `probe` and `measure` touch the machine. Every
+//! change is written to the journal, synced, before it is made.
+
+mod apply;
+mod content;
+mod facts;
+mod journal;
+mod machine;
+mod measure;
+mod plan;
+mod probe;
+mod profile;
+mod render;
+mod revert;
+mod table;
+mod tree;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use apply::{Outcome, Prepared, StepReport, apply, prepare};
+pub use content::{Content, Kept};
+pub use facts::{
+    ActiveSwap, Cgroups, FileFacts, HostFacts, Listener, LiveFacts, OsRelease, Protocol, Scope, SysctlFile,
+    UnitSeen, ZramConfig,
+};
+pub use journal::{Change, Entry, Journal, JournalError, Record};
+pub use machine::{HostError, LocalMachine, Machine, Reload};
+pub use measure::{Measured, class, measure};
+pub use plan::{Finding, HostAct, HostPlan, HostStep, HostWanted, RowState, Verdict, plan};
+pub use probe::{name_owners, probe, probe_as};
+pub use profile::{Applies, Blocks, Check, Effect, Kind, Level, Need, ROWS, Row, Wish, nearest_row, row};
+pub use revert::revert;
+pub use table::{document_table, render_reports, render_table};
+pub use tree::Tree;
+
+/// Where the modules to load at boot are kept.
+pub const MODULES_FILE: &str = "/etc/modules-load.d/muster.conf";
+/// Where the sysctls to set at boot are kept.
+pub const SYSCTL_FILE: &str = "/etc/sysctl.d/90-muster.conf";
+/// Where NetworkManager is told to leave k3s's interfaces alone.
+pub const NETWORK_MANAGER_FILE: &str = "/etc/NetworkManager/conf.d/90-muster.conf";
+/// The file system table.
+pub const FSTAB: &str = "/etc/fstab";
+/// Name of the journal in the state directory.
+pub const JOURNAL_NAME: &str = "host-journal.jsonl";

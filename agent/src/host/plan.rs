@@ -1,0 +1,349 @@
+//! The difference between the host and the table, as steps with reasons. Pure: same facts, same plan.
+//!
+//! A step is planned only on what is known: replacing any fact by unknown never adds a step. A row that cannot be told is
+//! reported as such, and blocks what its absence would block.
+
+mod checks;
+mod kernel;
+mod swap;
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
+use crate::config::Settings;
+use crate::core::Why;
+use crate::gossip::WantedRole;
+use crate::host::facts::Scope;
+use crate::host::profile::nearest_row;
+use crate::host::{Blocks, HostFacts, Kept, Kind, Level, Need, ROWS, Row, row};
+
+/// What the caller wants of the host and knows about it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HostWanted {
+    /// Rows switched off by name.
+    pub skip: BTreeSet<String>,
+    /// The configured role: rows of servers do not apply to `agent`.
+    pub role: WantedRole,
+    /// Whether a k3s that is ours runs, so that its ports are rightly taken.
+    pub k3s_runs: bool,
+    /// The gossip port to find free; none when the agent holds it, or no agent is meant to run.
+    pub gossip_port: Option<u16>,
+    /// Whether the node address is configured, so that no default route is needed to choose one.
+    pub node_address_given: bool,
+    /// Whether the node name is configured, so that the host name does not matter.
+    pub node_name_given: bool,
+    /// The k3s version to be run, such as `v1.33.1+k3s1`.
+    pub k3s_version: String,
+    /// Flannel's backend; empty means k3s's default, vxlan.
+    pub flannel_backend: String,
+}
+
+impl HostWanted {
+    /// What the settings want. `k3s_runs` and `agent_runs` are for the caller to know.
+    #[must_use]
+    pub fn of(settings: &Settings, k3s_runs: bool, agent_runs: bool) -> Self {
+        Self {
+            skip: settings.host_skip.clone(),
+            role: settings.role,
+            k3s_runs,
+            gossip_port: (!agent_runs).then_some(settings.gossip_port),
+            node_address_given: settings.node_ip.is_some() || settings.interface.is_some(),
+            node_name_given: settings.node_name.is_some(),
+            k3s_version: settings.k3s.version.clone(),
+            flannel_backend: settings.k3s.flannel_backend.clone(),
+        }
+    }
+}
+
+/// How a row stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As wanted.
+    Ok,
+    /// Not as wanted.
+    Missing,
+    /// Could not be told.
+    Unknown,
+    /// Switched off by `host.skip`.
+    Skipped,
+}
+
+/// One row, judged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RowState {
+    /// Name of the row.
+    pub row: String,
+    /// Needed or wished.
+    pub level: Level,
+    /// Whose need it is.
+    pub need: Need,
+    /// How it stands.
+    pub verdict: Verdict,
+    /// Whether steps of this plan mend it.
+    pub mended: bool,
+    /// What was seen.
+    pub detail: String,
+}
+
+/// Something that the plan cannot mend, or that a person should know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Name of the row it belongs to; `host.skip` for an unknown name in that setting.
+    pub row: String,
+    /// Needed or wished.
+    pub level: Level,
+    /// Missing or unknown.
+    pub verdict: Verdict,
+    /// What the node may not be because of it.
+    pub blocks: Blocks,
+    /// The reason: rule `host.<row>`, what was seen, what to do.
+    pub why: Why,
+}
+
+/// One change of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostAct {
+    /// Swap off on one area.
+    SwapOff {
+        /// Path of the area, as the kernel names it.
+        path: String,
+        /// Its priority, to put back.
+        priority: i32,
+    },
+    /// A file or link put in place, or taken away.
+    PutFile {
+        /// Absolute path on the host.
+        path: String,
+        /// What stands there now: asked again just before.
+        before: Option<Kept>,
+        /// What shall stand there.
+        after: Option<Kept>,
+        /// For people: what this does.
+        does: String,
+        /// For people: what changes in it, never a whole file.
+        lines: Vec<String>,
+    },
+    /// systemd told to read its units again.
+    ReloadUnits,
+    /// A module loaded.
+    LoadModule {
+        /// Its name.
+        name: &'static str,
+    },
+    /// A sysctl set in the running kernel.
+    SetSysctl {
+        /// Its key, with dots.
+        key: &'static str,
+        /// Its value now: asked again just before.
+        before: String,
+        /// Its value then.
+        after: String,
+    },
+}
+
+impl fmt::Display for HostAct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostAct::SwapOff { path, .. } => write!(f, "turn off swap on {path}"),
+            HostAct::PutFile { does, .. } => f.write_str(does),
+            HostAct::ReloadUnits => f.write_str("let systemd read its units again"),
+            HostAct::LoadModule { name } => write!(f, "load the module {name}"),
+            HostAct::SetSysctl { key, before, after } => write!(f, "set {key} from {before} to {after}"),
+        }
+    }
+}
+
+/// One step of a plan, with its reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostStep {
+    /// The row it serves.
+    pub row: &'static str,
+    /// Needed or wished.
+    pub level: Level,
+    /// What is done.
+    pub act: HostAct,
+    /// Why.
+    pub why: Why,
+}
+
+/// For people and machines alike: what it does and why, never the content of a file.
+impl Serialize for HostStep {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let lines = match &self.act {
+            HostAct::PutFile { lines, .. } => lines.as_slice(),
+            _ => &[],
+        };
+        let mut fields = serializer.serialize_struct("HostStep", 5)?;
+        fields.serialize_field("row", self.row)?;
+        fields.serialize_field("level", &self.level)?;
+        fields.serialize_field("does", &self.act.to_string())?;
+        fields.serialize_field("lines", lines)?;
+        fields.serialize_field("why", &self.why)?;
+        fields.end()
+    }
+}
+
+/// The whole judgement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostPlan {
+    /// Machine or image.
+    pub scope: Scope,
+    /// Every row that applies.
+    pub rows: Vec<RowState>,
+    /// What to do, in order.
+    pub steps: Vec<HostStep>,
+    /// What no step of ours mends.
+    pub findings: Vec<Finding>,
+}
+
+impl HostPlan {
+    /// What the node may not be as the host stands: the worst of the findings.
+    #[must_use]
+    pub fn blocks(&self) -> Blocks {
+        self.findings.iter().map(|finding| finding.blocks).max().unwrap_or(Blocks::Nothing)
+    }
+
+    /// Whether the node may be a server, vote and found.
+    #[must_use]
+    pub fn may_serve(&self) -> bool {
+        self.blocks() == Blocks::Nothing
+    }
+
+    /// Whether the node may run k3s at all.
+    #[must_use]
+    pub fn may_run(&self) -> bool {
+        self.blocks() < Blocks::Everything
+    }
+
+    /// The finding to show first: what blocks most, then what is needed, then the order of the table.
+    #[must_use]
+    pub fn worst(&self) -> Option<&Finding> {
+        let weight = |finding: &&Finding| (finding.blocks, finding.level);
+        self.findings.iter().rev().max_by_key(weight)
+    }
+}
+
+/// How a row was judged.
+struct Judged {
+    verdict: Verdict,
+    detail: String,
+    steps: Vec<HostAct>,
+    findings: Vec<(Verdict, String, String)>,
+    blocks: bool,
+}
+
+impl Judged {
+    fn ok(detail: impl Into<String>) -> Self {
+        Self {
+            verdict: Verdict::Ok,
+            detail: detail.into(),
+            steps: Vec::new(),
+            findings: Vec::new(),
+            blocks: true,
+        }
+    }
+
+    /// Not as wanted, and mended by these steps.
+    fn mended(detail: impl Into<String>, steps: Vec<HostAct>) -> Self {
+        Self { verdict: Verdict::Missing, steps, ..Self::ok(detail) }
+    }
+
+    /// Not as wanted, and not to be mended by us.
+    fn missing(detail: impl Into<String>, next: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self {
+            verdict: Verdict::Missing,
+            findings: vec![(Verdict::Missing, detail.clone(), next.into())],
+            ..Self::ok(detail)
+        }
+    }
+
+    fn unknown(unread: &crate::core::Unread) -> Self {
+        let detail = unread.to_string();
+        let next = "mend the cause, or switch the row off with host.skip".to_owned();
+        Self {
+            verdict: Verdict::Unknown,
+            findings: vec![(Verdict::Unknown, detail.clone(), next)],
+            ..Self::ok(detail)
+        }
+    }
+
+    /// Adds something to report beside the verdict.
+    fn also(mut self, verdict: Verdict, detail: impl Into<String>, next: impl Into<String>) -> Self {
+        self.findings.push((verdict, detail.into(), next.into()));
+        self
+    }
+
+    /// The same, with no consequence for the node's part in the cluster.
+    fn harmless(mut self) -> Self {
+        self.blocks = false;
+        self
+    }
+}
+
+/// Judges every row that applies and is not switched off.
+#[must_use]
+pub fn plan(facts: &HostFacts, wanted: &HostWanted) -> HostPlan {
+    let mut plan =
+        HostPlan { scope: facts.scope(), rows: Vec::new(), steps: Vec::new(), findings: Vec::new() };
+    for name in wanted.skip.iter().filter(|name| row(name).is_none()) {
+        plan.findings.push(Finding {
+            row: "host.skip".into(),
+            level: Level::Wished,
+            verdict: Verdict::Unknown,
+            blocks: Blocks::Nothing,
+            why: Why::new(
+                "host.skip",
+                format!("host.skip names no row: {name:?}"),
+                format!("the nearest row is {:?}", nearest_row(name)),
+            ),
+        });
+    }
+    for row in ROWS.iter().filter(|row| row.applies.to(wanted.role)) {
+        if wanted.skip.contains(row.name) {
+            plan.rows.push(state(row, Verdict::Skipped, false, "switched off by host.skip".into()));
+        } else if let Some(judged) = judge(row, facts, wanted) {
+            take(&mut plan, row, judged);
+        }
+    }
+    plan
+}
+
+fn judge(row: &Row, facts: &HostFacts, wanted: &HostWanted) -> Option<Judged> {
+    match row.kind {
+        Kind::Swap => Some(swap::judge(facts)),
+        Kind::Module(name, _) => kernel::module(name, facts.live.as_ref()?),
+        Kind::KeepModules => Some(kernel::keep_modules(facts, wanted)),
+        Kind::Sysctl(key, wish) => kernel::sysctl(key, wish, facts, wanted),
+        Kind::KeepSysctls => Some(kernel::keep_sysctls(facts, wanted)),
+        Kind::NetworkManager => kernel::network_manager(facts),
+        Kind::Check(check) => checks::judge(check, facts, wanted),
+    }
+}
+
+fn state(row: &Row, verdict: Verdict, mended: bool, detail: String) -> RowState {
+    RowState { row: row.name.into(), level: row.level, need: row.need, verdict, mended, detail }
+}
+
+fn take(plan: &mut HostPlan, row: &'static Row, judged: Judged) {
+    let rule = format!("host.{}", row.name);
+    let mended = !judged.steps.is_empty() && judged.findings.is_empty();
+    for (verdict, detail, next) in judged.findings {
+        plan.findings.push(Finding {
+            row: row.name.into(),
+            level: row.level,
+            verdict,
+            blocks: if judged.blocks { row.blocks } else { Blocks::Nothing },
+            why: Why::new(&rule, detail, next),
+        });
+    }
+    for act in judged.steps {
+        let why = Why::new(&rule, judged.detail.clone(), row.reason);
+        plan.steps.push(HostStep { row: row.name, level: row.level, act, why });
+    }
+    plan.rows.push(state(row, judged.verdict, mended, judged.detail));
+}

@@ -1,0 +1,328 @@
+//! Modules, sysctls and the files that keep them.
+
+use super::{HostAct, HostWanted, Judged, Verdict};
+use crate::core::{Known, Unread};
+use crate::host::facts::kernel::read_only_mount;
+use crate::host::facts::sysctl::{key_path, plain};
+use crate::host::profile::Wish;
+use crate::host::{
+    Content, HostFacts, Kept, Kind, LiveFacts, MODULES_FILE, NETWORK_MANAGER_FILE, ROWS, SYSCTL_FILE,
+    SysctlFile, render,
+};
+
+/// A module, by its effect.
+pub(super) fn module(name: &'static str, live: &LiveFacts) -> Option<Judged> {
+    Some(match live.effects.get(name)? {
+        Known::Yes(()) => Judged::ok(match live.loaded.yes() {
+            Some(loaded) if loaded.contains(name) => "loaded",
+            _ => "built in",
+        }),
+        Known::Absent => match &live.container {
+            Known::Absent => {
+                Judged::mended(format!("{name} has no effect yet"), vec![HostAct::LoadModule { name }])
+            }
+            Known::Yes(manager) => Judged::missing(
+                format!("{name} is missing in the kernel of the machine outside this {manager} container"),
+                format!("load it there: modprobe {name}"),
+            ),
+            Known::Unknown(unread) => Judged::unknown(unread),
+        },
+        Known::Unknown(unread) => Judged::unknown(unread),
+    })
+}
+
+/// The list of modules to load at boot: those of the table that are not built in.
+pub(super) fn keep_modules(facts: &HostFacts, wanted: &HostWanted) -> Judged {
+    let before = match &facts.files.modules_file {
+        Known::Unknown(unread) => return Judged::unknown(unread),
+        known => known.yes(),
+    };
+    let in_file = |name: &str| {
+        before.and_then(Kept::text).is_some_and(|text| text.lines().any(|line| line.trim() == name))
+    };
+    let mut unread = None;
+    let mut keep = Vec::new();
+    for row in ROWS.iter().filter(|row| !wanted.skip.contains(row.name)) {
+        let Kind::Module(name, _) = row.kind else { continue };
+        match built_in(name, facts) {
+            Known::Yes(()) => {}
+            Known::Absent => keep.push(name),
+            Known::Unknown(what) => {
+                unread = Some(what);
+                // As it is: neither added nor taken away on a guess.
+                if in_file(name) {
+                    keep.push(name);
+                }
+            }
+        }
+    }
+    let text = (!keep.is_empty()).then(|| render::modules_file(keep.iter().copied()));
+    kept_file(MODULES_FILE, before, text, facts.owner, unread.as_ref())
+}
+
+/// Whether a module is part of the kernel.
+fn built_in(name: &str, facts: &HostFacts) -> Known<()> {
+    let listed = facts.files.builtin.yes().is_some_and(|builtin| builtin.contains(name));
+    let Some(live) = &facts.live else {
+        return match &facts.files.builtin {
+            Known::Yes(_) if listed => Known::Yes(()),
+            // An image with no kernel of its own runs under one that is not known here: naming the module does no harm.
+            Known::Yes(_) | Known::Absent => Known::Absent,
+            Known::Unknown(unread) => Known::Unknown(unread.clone()),
+        };
+    };
+    if listed {
+        return Known::Yes(());
+    }
+    match (live.effects.get(name), &live.loaded) {
+        (Some(Known::Yes(())), Known::Yes(loaded)) if loaded.contains(name) => Known::Absent,
+        // Its effect is there and nothing is loaded that could be it.
+        (Some(Known::Yes(())), Known::Yes(_) | Known::Absent) => Known::Yes(()),
+        (Some(Known::Absent), _) => match &facts.files.builtin {
+            Known::Unknown(unread) => Known::Unknown(unread.clone()),
+            Known::Yes(_) | Known::Absent => Known::Absent,
+        },
+        (Some(Known::Unknown(unread)), _) | (Some(Known::Yes(())), Known::Unknown(unread)) => {
+            Known::Unknown(unread.clone())
+        }
+        (None, _) => Known::unknown(name, "it was not looked at"),
+    }
+}
+
+/// A sysctl of the running kernel. Keys of a module that is about to be loaded are set after it.
+pub(super) fn sysctl(
+    key: &'static str,
+    wish: Wish,
+    facts: &HostFacts,
+    wanted: &HostWanted,
+) -> Option<Judged> {
+    let live = facts.live.as_ref()?;
+    let value = match live.sysctls.get(key)? {
+        Known::Yes(value) => plain(value),
+        Known::Absent if brought_by_module(key, live, wanted) => {
+            return Some(Judged::ok("appears with its module, and is judged then").harmless());
+        }
+        Known::Absent => {
+            return Some(Judged::missing(
+                format!("this kernel has no {key}"),
+                "nothing, where the feature is not used; else a kernel that has it",
+            ));
+        }
+        Known::Unknown(unread) => return Some(Judged::unknown(unread)),
+    };
+    let after = match wish {
+        Wish::Exactly(wanted) if value == wanted => return Some(Judged::ok(value)),
+        Wish::Exactly(wanted) => wanted.to_owned(),
+        Wish::AtLeast(least) => match value.parse::<u64>() {
+            Ok(number) if number >= least => return Some(Judged::ok(value)),
+            Ok(_) => least.to_string(),
+            Err(_) => {
+                let unread = Unread { what: key.into(), cause: format!("{value:?} is not a number") };
+                return Some(Judged::unknown(&unread));
+            }
+        },
+    };
+    let detail = format!("{key} is {value}, wanted {}", said(wish));
+    let mounts = match &live.proc_mounts {
+        Known::Yes(mounts) => mounts.as_slice(),
+        Known::Absent => &[],
+        Known::Unknown(unread) => return Some(Judged::unknown(unread)),
+    };
+    Some(match read_only_mount(mounts, &format!("/proc/sys/{}", key_path(key))) {
+        Some(mount) => Judged::missing(
+            format!("{detail}, and {mount} is read-only here"),
+            "set it on the machine outside, or start the container with a writable /proc/sys",
+        ),
+        None => Judged::mended(detail, vec![HostAct::SetSysctl { key, before: value, after }]),
+    })
+}
+
+fn said(wish: Wish) -> String {
+    match wish {
+        Wish::Exactly(value) => value.to_owned(),
+        Wish::AtLeast(least) => format!("{least} or more"),
+    }
+}
+
+/// Whether a step of this plan loads the module that makes the key.
+fn brought_by_module(key: &str, live: &LiveFacts, wanted: &HostWanted) -> bool {
+    key.starts_with("net.bridge.")
+        && !wanted.skip.contains("module.br_netfilter")
+        && live.container.is_absent()
+        && live.effects.get("br_netfilter").is_some_and(Known::is_absent)
+}
+
+/// Our sysctl file, and later files that undo it.
+pub(super) fn keep_sysctls(facts: &HostFacts, wanted: &HostWanted) -> Judged {
+    let before = match &facts.files.sysctl_file {
+        Known::Unknown(unread) => return Judged::unknown(unread),
+        known => known.yes(),
+    };
+    let others = match &facts.files.sysctl_others {
+        Known::Yes(files) => files.as_slice(),
+        Known::Absent => &[],
+        Known::Unknown(unread) => return Judged::unknown(unread),
+    };
+    let ours = before.and_then(Kept::text).map(crate::host::facts::sysctl::parse_file).unwrap_or_default();
+    let mut keep = Vec::new();
+    let mut unread = None;
+    let mut overridden = Vec::new();
+    for row in ROWS.iter().filter(|row| !wanted.skip.contains(row.name)) {
+        let Kind::Sysctl(key, wish) = row.kind else { continue };
+        let mine = ours.iter().find(|(path, ..)| *path == key_path(key)).map(|(_, value, _)| value.clone());
+        let value = match wish {
+            Wish::Exactly(value) => Some(value.to_owned()),
+            Wish::AtLeast(least) => match enough_already(key, least, facts, others, mine.is_some()) {
+                Ok(true) => None,
+                Ok(false) => Some(largest(key, least, others).to_string()),
+                Err(what) => {
+                    unread = Some(what);
+                    mine
+                }
+            },
+        };
+        if let Some(value) = value {
+            overridden.extend(later_override(key, wish, others));
+            keep.push((key, value));
+        }
+    }
+    let text = (!keep.is_empty()).then(|| render::sysctl_file(keep));
+    let judged = kept_file(SYSCTL_FILE, before, text, facts.owner, unread.as_ref());
+    overridden.into_iter().fold(judged, |judged, (detail, next)| judged.also(Verdict::Missing, detail, next))
+}
+
+/// Whether a number is large enough without us. Once our file names it, it stays there: the live value may be ours.
+fn enough_already(
+    key: &str,
+    least: u64,
+    facts: &HostFacts,
+    others: &[SysctlFile],
+    in_ours: bool,
+) -> Result<bool, Unread> {
+    if in_ours {
+        return Ok(false);
+    }
+    let Some(live) = &facts.live else {
+        return Ok(
+            last_set(key, others).is_some_and(|(_, value, _)| value.parse().is_ok_and(|n: u64| n >= least))
+        );
+    };
+    match live.sysctls.get(key) {
+        Some(Known::Yes(value)) => Ok(value.trim().parse().is_ok_and(|number: u64| number >= least)),
+        Some(Known::Absent) | None => Ok(true),
+        Some(Known::Unknown(unread)) => Err(unread.clone()),
+    }
+}
+
+/// The last file that sets a key: path, value, line.
+fn last_set<'a>(key: &str, files: &'a [SysctlFile]) -> Option<(&'a str, &'a str, usize)> {
+    let path = key_path(key);
+    files.iter().rev().find_map(|file| {
+        let (_, value, line) = file.sets.iter().rev().find(|(set, ..)| *set == path)?;
+        Some((file.path.as_str(), value.as_str(), *line))
+    })
+}
+
+/// The largest of what is wanted and what other files set: ours must not lower it.
+fn largest(key: &str, least: u64, others: &[SysctlFile]) -> u64 {
+    let path = key_path(key);
+    let set = others.iter().flat_map(|file| &file.sets).filter(|(set, ..)| *set == path);
+    set.filter_map(|(_, value, _)| value.parse().ok()).max().unwrap_or(0).max(least)
+}
+
+/// A file that is read after ours and sets the key to something that is not enough.
+fn later_override(key: &str, wish: Wish, others: &[SysctlFile]) -> Option<(String, String)> {
+    let our_name = SYSCTL_FILE.rsplit('/').next().unwrap_or_default();
+    let later: Vec<SysctlFile> =
+        others.iter().filter(|file| file.name.as_str() > our_name || file.name.is_empty()).cloned().collect();
+    let (path, value, line) = last_set(key, &later)?;
+    let met = match wish {
+        Wish::Exactly(wanted) => value == wanted,
+        Wish::AtLeast(least) => value.parse::<u64>().is_ok_and(|number| number >= least),
+    };
+    (!met).then(|| {
+        (
+            format!("line {line} of {path} sets {key} to {value} at boot, after {SYSCTL_FILE}"),
+            format!("take the line out, or switch the row off: host.skip = [\"sysctl.{key}\"]"),
+        )
+    })
+}
+
+/// NetworkManager told to leave k3s's interfaces alone; no row where it is not installed.
+pub(super) fn network_manager(facts: &HostFacts) -> Option<Judged> {
+    match &facts.files.network_manager {
+        Known::Absent => None,
+        Known::Unknown(unread) => Some(Judged::unknown(unread)),
+        Known::Yes(()) => Some(match &facts.files.network_manager_file {
+            Known::Unknown(unread) => Judged::unknown(unread),
+            known => {
+                let text = render::network_manager_file();
+                kept_file(NETWORK_MANAGER_FILE, known.yes(), Some(text), facts.owner, None)
+            }
+        }),
+    }
+}
+
+/// A file of ours: there with this text, or not there.
+fn kept_file(
+    path: &str,
+    before: Option<&Kept>,
+    text: Option<String>,
+    owner: (u32, u32),
+    unread: Option<&Unread>,
+) -> Judged {
+    let judged = match (before, &text) {
+        (None, None) => Judged::ok("nothing to keep"),
+        (Some(Kept::File { content, .. }), Some(text)) if content.text() == Some(text.as_str()) => {
+            Judged::ok(format!("{path} is as wanted"))
+        }
+        (Some(Kept::Link { target }), _) => Judged::missing(
+            format!("{path} is a symbolic link to {target}"),
+            "take the link away, or switch the row off with host.skip",
+        ),
+        (old, new) => {
+            let does = match (old, new) {
+                (None, _) => format!("write {path}"),
+                (Some(_), Some(_)) => format!("write {path} anew"),
+                (Some(_), None) => format!("take away {path}"),
+            };
+            let mode = match old {
+                Some(Kept::File { mode, .. }) => *mode,
+                _ => 0o644,
+            };
+            let after = new.as_ref().map(|text| Kept::File {
+                content: Content::new(text.as_bytes()),
+                mode,
+                uid: owner.0,
+                gid: owner.1,
+            });
+            let lines =
+                difference(old.and_then(Kept::text).unwrap_or_default(), new.as_deref().unwrap_or_default());
+            let act = HostAct::PutFile {
+                path: path.into(),
+                before: old.cloned(),
+                after,
+                does: does.clone(),
+                lines,
+            };
+            Judged::mended(does, vec![act])
+        }
+    };
+    match unread {
+        Some(unread) => judged.also(
+            Verdict::Unknown,
+            unread.to_string(),
+            "mend the cause; until then the line stays as it is",
+        ),
+        None => judged,
+    }
+}
+
+/// Lines of a small file of ours that go and come.
+fn difference(old: &str, new: &str) -> Vec<String> {
+    let gone =
+        old.lines().filter(|line| !new.lines().any(|other| other == *line)).map(|line| format!("-{line}"));
+    let come =
+        new.lines().filter(|line| !old.lines().any(|other| other == *line)).map(|line| format!("+{line}"));
+    gone.chain(come).collect()
+}

@@ -1,0 +1,433 @@
+//! Reads what the rows are judged by. Nothing is changed, no process is started; a live look takes a few milliseconds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use crate::core::Known;
+use crate::edge::clock;
+use crate::host::facts::{kernel, network, swap, sysctl};
+use crate::host::profile::Effect;
+use crate::host::{
+    Cgroups, FSTAB, FileFacts, HostFacts, Kept, Kind, Listener, LiveFacts, MODULES_FILE,
+    NETWORK_MANAGER_FILE, Protocol, ROWS, SYSCTL_FILE, Scope, SysctlFile, Tree, UnitSeen, ZramConfig,
+};
+
+/// Looks at the running machine for `/`, and at the files of an image for any other root.
+#[must_use]
+pub fn probe(root: &Path) -> HostFacts {
+    let scope = if root == Path::new("/") { Scope::Live } else { Scope::Image };
+    probe_as(&Tree::new(root), scope)
+}
+
+/// Looks at a tree as one or the other: a captured machine has its `/proc` in the tree.
+#[must_use]
+pub fn probe_as(tree: &Tree, scope: Scope) -> HostFacts {
+    let owner = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let live = (scope == Scope::Live).then(|| live(tree));
+    HostFacts { owner, files: files(tree, scope), live }
+}
+
+/// Directories of units, where a name in an earlier one hides it in a later one.
+const UNIT_DIRECTORIES: [&str; 8] = [
+    FileFacts::UNITS,
+    "/run/systemd/system",
+    "/run/systemd/generator.early",
+    "/run/systemd/generator",
+    "/run/systemd/generator.late",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+/// Services of distributions that make swap without a swap unit: Raspberry Pi OS, Debian's and Ubuntu's zram packages,
+/// and the daemon that makes swap files on demand.
+const SWAP_SERVICES: [&str; 4] =
+    ["dphys-swapfile.service", "swapspace.service", "zram-config.service", "zramswap.service"];
+
+fn files(tree: &Tree, scope: Scope) -> FileFacts {
+    let os = match tree.text("/etc/os-release") {
+        Known::Absent => tree.text("/usr/lib/os-release"),
+        known => known,
+    };
+    let enabled = enabled(tree);
+    let (builtin, loadable) = module_files(tree, scope);
+    FileFacts {
+        os: os.map(|text| kernel::parse_os_release(&text)),
+        fstab: tree.known(FSTAB),
+        systemd: first(["/usr/lib/systemd/system", "/lib/systemd/system"].map(|path| tree.there(path))),
+        units: units(tree, scope, &enabled),
+        enabled,
+        zram: zram(tree, scope),
+        builtin,
+        loadable,
+        modules_file: tree.known(MODULES_FILE),
+        sysctl_file: tree.known(SYSCTL_FILE),
+        sysctl_others: sysctl_others(tree, scope),
+        network_manager: first(
+            ["/usr/lib/NetworkManager", "/usr/sbin/NetworkManager", "/usr/bin/NetworkManager"]
+                .map(|path| tree.there(path)),
+        ),
+        network_manager_file: tree.known(NETWORK_MANAGER_FILE),
+        ufw: match tree.text("/etc/ufw/ufw.conf") {
+            Known::Yes(text) if text.lines().any(|line| line.trim().eq_ignore_ascii_case("enabled=yes")) => {
+                Known::Yes(())
+            }
+            Known::Yes(_) => Known::Absent,
+            known => known.map(|_| ()),
+        },
+        selinux_policy: first(
+            [
+                "/usr/share/selinux/packages/k3s.pp",
+                "/var/lib/selinux/targeted/active/modules/100/k3s",
+                "/var/lib/selinux/targeted/active/modules/200/k3s",
+                "/var/lib/selinux/targeted/active/modules/400/k3s",
+            ]
+            .map(|path| tree.there(path)),
+        ),
+    }
+}
+
+/// The first that is there; else the first that could not be told; else absent.
+fn first<const N: usize>(looks: [Known<()>; N]) -> Known<()> {
+    let mut unread = None;
+    for look in looks {
+        match look {
+            Known::Yes(()) => return Known::Yes(()),
+            Known::Unknown(what) => unread = unread.or(Some(what)),
+            Known::Absent => {}
+        }
+    }
+    unread.map_or(Known::Absent, Known::Unknown)
+}
+
+/// Parses a text; what the parser refuses could not be told.
+fn parsed<T>(text: Known<String>, what: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Known<T> {
+    match text {
+        Known::Yes(text) => match parse(&text) {
+            Ok(value) => Known::Yes(value),
+            Err(cause) => Known::unknown(what, cause),
+        },
+        Known::Absent => Known::Absent,
+        Known::Unknown(unread) => Known::Unknown(unread),
+    }
+}
+
+fn enabled(tree: &Tree) -> Known<BTreeSet<String>> {
+    let directories = match tree.names(FileFacts::UNITS) {
+        Known::Yes(names) => names,
+        Known::Absent => return Known::Absent,
+        Known::Unknown(unread) => return Known::Unknown(unread),
+    };
+    let mut enabled = BTreeSet::new();
+    for directory in directories.iter().filter(|name| name.ends_with(".wants") || name.ends_with(".requires"))
+    {
+        match tree.names(&format!("{}/{directory}", FileFacts::UNITS)) {
+            Known::Yes(names) => enabled.extend(names),
+            Known::Absent => {}
+            Known::Unknown(unread) => return Known::Unknown(unread),
+        }
+    }
+    Known::Yes(enabled)
+}
+
+fn units(tree: &Tree, scope: Scope, enabled: &Known<BTreeSet<String>>) -> Known<BTreeMap<String, UnitSeen>> {
+    let mut seen = BTreeSet::new();
+    for directory in UNIT_DIRECTORIES.iter().filter(|path| scope == Scope::Live || !path.starts_with("/run/"))
+    {
+        match tree.names(directory) {
+            Known::Yes(names) => {
+                seen.extend(
+                    names
+                        .into_iter()
+                        .filter(|name| name.ends_with(".swap") || SWAP_SERVICES.contains(&name.as_str())),
+                );
+            }
+            Known::Absent => {}
+            Known::Unknown(unread) => return Known::Unknown(unread),
+        }
+    }
+    let mut units = BTreeMap::new();
+    for name in seen {
+        let wanted = match enabled {
+            Known::Yes(enabled) => name.ends_with(".swap") || enabled.contains(&name),
+            Known::Absent => name.ends_with(".swap"),
+            Known::Unknown(unread) => return Known::Unknown(unread.clone()),
+        };
+        let in_etc = tree.known(&format!("{}/{name}", FileFacts::UNITS));
+        units.insert(name, UnitSeen { in_etc, wanted });
+    }
+    Known::Yes(units)
+}
+
+/// The zram generator's files that take effect: the first main file, and of each drop-in's name the first.
+fn zram(tree: &Tree, scope: Scope) -> Known<Vec<ZramConfig>> {
+    const BASE: &str = "zram-generator.conf";
+    let bases = ["/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd"];
+    let mut effective: BTreeMap<String, String> = BTreeMap::new();
+    for base in bases.into_iter().filter(|base| scope == Scope::Live || !base.starts_with("/run")) {
+        if tree.known(&format!("{base}/{BASE}")).yes().is_some() {
+            effective.entry(BASE.into()).or_insert(format!("{base}/{BASE}"));
+        }
+        match tree.names(&format!("{base}/{BASE}.d")) {
+            Known::Yes(names) => {
+                for name in names.into_iter().filter(|name| name.ends_with(".conf")) {
+                    let relative = format!("{BASE}.d/{name}");
+                    effective.entry(relative.clone()).or_insert(format!("{base}/{relative}"));
+                }
+            }
+            Known::Absent => {}
+            Known::Unknown(unread) => return Known::Unknown(unread),
+        }
+    }
+    let mut configs = Vec::new();
+    for (relative, path) in effective {
+        let text = match tree.text(&path) {
+            Known::Yes(text) => text,
+            Known::Absent => continue,
+            Known::Unknown(unread) => return Known::Unknown(unread),
+        };
+        let override_path = format!("/etc/systemd/{relative}");
+        let in_etc = tree.known(&override_path);
+        configs.push(ZramConfig { devices: swap::parse_zram(&text), path, override_path, in_etc });
+    }
+    Known::Yes(configs)
+}
+
+/// Modules that are built in and that can be loaded: of the running kernel, or common to every kernel of an image.
+fn module_files(tree: &Tree, scope: Scope) -> (Known<BTreeSet<String>>, Known<BTreeSet<String>>) {
+    let kernels = match scope {
+        Scope::Live => tree.text("/proc/sys/kernel/osrelease").map(|release| vec![release.trim().to_owned()]),
+        Scope::Image => first_names(tree, ["/usr/lib/modules", "/lib/modules"]),
+    };
+    let kernels = match kernels {
+        Known::Yes(kernels) => kernels,
+        Known::Absent => return (Known::Absent, Known::Absent),
+        Known::Unknown(unread) => return (Known::Unknown(unread.clone()), Known::Unknown(unread)),
+    };
+    let common = |file: &str| {
+        let mut sets: Option<BTreeSet<String>> = None;
+        for release in &kernels {
+            let text = match tree.text(&format!("/lib/modules/{release}/{file}")) {
+                Known::Absent => tree.text(&format!("/usr/lib/modules/{release}/{file}")),
+                known => known,
+            };
+            let set = match text {
+                Known::Yes(text) => kernel::parse_module_paths(&text),
+                Known::Absent => continue,
+                Known::Unknown(unread) => return Known::Unknown(unread),
+            };
+            sets = Some(sets.map_or(set.clone(), |before| before.intersection(&set).cloned().collect()));
+        }
+        sets.map_or(Known::Absent, Known::Yes)
+    };
+    // The list of loadable modules is long and asked only about a running kernel.
+    let loadable = if scope == Scope::Live { common("modules.dep") } else { Known::Absent };
+    (common("modules.builtin"), loadable)
+}
+
+fn first_names<const N: usize>(tree: &Tree, paths: [&str; N]) -> Known<Vec<String>> {
+    for path in paths {
+        match tree.names(path) {
+            Known::Absent => {}
+            known => return known,
+        }
+    }
+    Known::Absent
+}
+
+fn sysctl_others(tree: &Tree, scope: Scope) -> Known<Vec<SysctlFile>> {
+    let mut files = Vec::new();
+    for directory in
+        sysctl::DIRECTORIES.iter().filter(|path| scope == Scope::Live || !path.starts_with("/run/"))
+    {
+        let names = match tree.names(directory) {
+            Known::Yes(names) => names,
+            Known::Absent => continue,
+            Known::Unknown(unread) => return Known::Unknown(unread),
+        };
+        for name in names.into_iter().filter(|name| name.ends_with(".conf")) {
+            let path = format!("{directory}/{name}");
+            if path == SYSCTL_FILE {
+                continue;
+            }
+            match tree.text(&path) {
+                Known::Yes(text) => files.push(SysctlFile { sets: sysctl::parse_file(&text), path, name }),
+                Known::Absent => {}
+                Known::Unknown(unread) => return Known::Unknown(unread),
+            }
+        }
+    }
+    let mut files = sysctl::in_order(files);
+    // systemd leaves this file alone (Debian links to it from sysctl.d); procps, which OpenRC runs, reads it last.
+    let procps =
+        tree.there("/usr/lib/systemd/system").is_absent() && tree.there("/lib/systemd/system").is_absent();
+    if procps && let Known::Yes(text) = tree.text("/etc/sysctl.conf") {
+        let sets = sysctl::parse_file(&text);
+        files.push(SysctlFile { path: "/etc/sysctl.conf".into(), name: String::new(), sets });
+    }
+    Known::Yes(files)
+}
+
+fn live(tree: &Tree) -> LiveFacts {
+    let file_systems = tree.text("/proc/filesystems").map(|text| kernel::parse_filesystems(&text));
+    let mut effects = BTreeMap::new();
+    let mut sysctls = BTreeMap::new();
+    for row in ROWS {
+        match row.kind {
+            Kind::Module(name, effect) => {
+                effects.insert(name, effect_seen(tree, effect, &file_systems));
+            }
+            Kind::Sysctl(key, _) => {
+                sysctls.insert(key, sysctl_value(tree, key));
+            }
+            _ => {}
+        }
+    }
+    sysctls.insert(LiveFacts::RP_FILTER, sysctl_value(tree, LiveFacts::RP_FILTER));
+    let routes6 = parsed(tree.text("/proc/net/ipv6_route"), "/proc/net/ipv6_route", network::parse_routes6);
+    LiveFacts {
+        container: container(tree),
+        swaps: parsed(tree.text("/proc/swaps"), "/proc/swaps", swap::parse_swaps),
+        loaded: tree.text("/proc/modules").map(|text| kernel::parse_modules(&text)),
+        effects,
+        sysctls,
+        proc_mounts: tree.text("/proc/self/mountinfo").map(|text| kernel::parse_proc_mounts(&text)),
+        advertised: advertised(tree, &routes6),
+        host_name: tree.text("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()),
+        memory_kib: parsed(tree.text("/proc/meminfo"), "/proc/meminfo", |text| {
+            kernel::parse_memory_kib(text).ok_or_else(|| "it has no MemTotal".to_owned())
+        }),
+        cpus: parsed(tree.text("/sys/devices/system/cpu/online"), "/sys/devices/system/cpu/online", |text| {
+            kernel::parse_cpu_list(text).ok_or_else(|| format!("not a list of processors: {text:?}"))
+        }),
+        clock: Known::Yes(clock::wall_seconds()),
+        cgroups: match tree.text("/sys/fs/cgroup/cgroup.controllers") {
+            Known::Yes(text) => Known::Yes(Cgroups::V2(kernel::parse_controllers(&text))),
+            Known::Absent => {
+                tree.text("/proc/cgroups").map(|text| Cgroups::V1(kernel::parse_proc_cgroups(&text)))
+            }
+            Known::Unknown(unread) => Known::Unknown(unread),
+        },
+        route4: some(parsed(tree.text("/proc/net/route"), "/proc/net/route", network::parse_route4)),
+        route6: some(routes6.map(|routes| routes.into_iter().next().map(|route| route.interface))),
+        listeners: listeners(tree),
+        name_servers: name_servers(tree),
+        selinux: tree.text("/sys/fs/selinux/enforce").map(|text| text.trim() == "1"),
+    }
+}
+
+fn some<T>(known: Known<Option<T>>) -> Known<T> {
+    match known {
+        Known::Yes(Some(value)) => Known::Yes(value),
+        Known::Yes(None) | Known::Absent => Known::Absent,
+        Known::Unknown(unread) => Known::Unknown(unread),
+    }
+}
+
+/// Whether the effect of a module is there.
+pub(super) fn effect_seen(tree: &Tree, effect: Effect, file_systems: &Known<BTreeSet<String>>) -> Known<()> {
+    match (effect, file_systems) {
+        (Effect::Path(path), _) => tree.there(path),
+        (Effect::FileSystem(name), Known::Yes(names)) if names.contains(name) => Known::Yes(()),
+        (Effect::FileSystem(_), Known::Yes(_) | Known::Absent) => Known::Absent,
+        (Effect::FileSystem(_), Known::Unknown(unread)) => Known::Unknown(unread.clone()),
+    }
+}
+
+fn sysctl_value(tree: &Tree, key: &str) -> Known<String> {
+    tree.text(&format!("/proc/sys/{}", sysctl::key_path(key))).map(|value| value.trim().to_owned())
+}
+
+/// The container manager, by the files of systemd's container interface, Docker and podman.
+fn container(tree: &Tree) -> Known<String> {
+    for path in ["/run/systemd/container", "/run/host/container-manager"] {
+        match tree.text(path) {
+            Known::Absent => {}
+            known => return known.map(|name| name.trim().to_owned()),
+        }
+    }
+    for (path, name) in [("/.dockerenv", "docker"), ("/run/.containerenv", "podman")] {
+        match tree.there(path) {
+            Known::Absent => {}
+            known => return known.map(|()| name.to_owned()),
+        }
+    }
+    Known::Absent
+}
+
+fn advertised(tree: &Tree, routes: &Known<Vec<network::Route6>>) -> Known<Vec<(String, String)>> {
+    let routes = match routes {
+        Known::Yes(routes) => routes,
+        Known::Absent => return Known::Absent,
+        Known::Unknown(unread) => return Known::Unknown(unread.clone()),
+    };
+    let mut learned = Vec::new();
+    for route in routes.iter().filter(|route| route.advertised) {
+        match tree.text(&format!("/proc/sys/net/ipv6/conf/{}/accept_ra", route.interface)) {
+            Known::Yes(value) => learned.push((route.interface.clone(), value.trim().to_owned())),
+            // The interface went away between the two looks.
+            Known::Absent => {}
+            Known::Unknown(unread) => return Known::Unknown(unread),
+        }
+    }
+    Known::Yes(learned)
+}
+
+fn listeners(tree: &Tree) -> Known<Vec<Listener>> {
+    let files = [
+        ("/proc/net/tcp", Protocol::Tcp),
+        ("/proc/net/tcp6", Protocol::Tcp),
+        ("/proc/net/udp", Protocol::Udp),
+        ("/proc/net/udp6", Protocol::Udp),
+    ];
+    let mut all = Vec::new();
+    for (path, protocol) in files {
+        match parsed(tree.text(path), path, |text| network::parse_sockets(text, protocol)) {
+            Known::Yes(listeners) => all.extend(listeners),
+            // A kernel without IPv6.
+            Known::Absent => {}
+            Known::Unknown(unread) => return Known::Unknown(unread),
+        }
+    }
+    Known::Yes(all)
+}
+
+fn name_servers(tree: &Tree) -> Known<Vec<(String, Vec<String>)>> {
+    let mut files = Vec::new();
+    for path in ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"] {
+        match tree.text(path) {
+            Known::Yes(text) => files.push((path.to_owned(), network::parse_name_servers(&text))),
+            Known::Absent => {}
+            Known::Unknown(unread) => return Known::Unknown(unread),
+        }
+    }
+    Known::Yes(files)
+}
+
+/// Finds the names of the processes that hold the listening sockets on these ports. Walks `/proc/*/fd`, so it is for the
+/// case that a port was found taken, not for every pass. A name that cannot be found stays open.
+pub fn name_owners(tree: &Tree, facts: &mut HostFacts, ports: &[u16]) {
+    let Some(LiveFacts { listeners: Known::Yes(listeners), .. }) = &mut facts.live else { return };
+    let mut wanted: Vec<&mut Listener> = listeners
+        .iter_mut()
+        .filter(|listener| ports.contains(&listener.port) && listener.inode != 0)
+        .collect();
+    let Known::Yes(processes) = tree.names("/proc") else { return };
+    for pid in processes.iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) {
+        if wanted.iter().all(|listener| listener.owner.is_some()) {
+            return;
+        }
+        let Known::Yes(descriptors) = tree.names(&format!("/proc/{pid}/fd")) else { continue };
+        for descriptor in descriptors {
+            let Ok(Some(Kept::Link { target })) = tree.look(&format!("/proc/{pid}/fd/{descriptor}")) else {
+                continue;
+            };
+            for listener in &mut wanted {
+                if target == format!("socket:[{}]", listener.inode) {
+                    let name = tree.text(&format!("/proc/{pid}/comm"));
+                    listener.owner = name.yes().map(|name| format!("{} (pid {pid})", name.trim()));
+                }
+            }
+        }
+    }
+}

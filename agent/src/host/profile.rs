@@ -1,0 +1,515 @@
+//! The wanted host, as one table. Everything else asks it: what to probe, what to change, what the documentation says.
+//!
+//! Sources: k3s's own behaviour (it loads modules, sets forwarding and tolerates swap by itself), the kubelet's
+//! `protect-kernel-defaults` list, k3s's documented requirements, and operators' advice. Which is which stands in each row.
+
+use crate::gossip::WantedRole;
+use crate::host::facts::Protocol;
+
+/// How much depends on a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Something works badly or not as advised without it.
+    Wished,
+    /// Pods, services or k3s itself break without it.
+    Needed,
+}
+
+/// Whose need a row is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Need {
+    /// k3s needs it and does not do it.
+    K3s,
+    /// k3s does it itself when it starts; done here so that it holds before, between and after its runs.
+    K3sDoesIt,
+    /// The kubelet's default, which it sets itself unless `protect-kernel-defaults` makes it refuse instead.
+    Kubelet,
+    /// Muster needs it.
+    Muster,
+    /// Advice of operators and documentation; k3s runs without it.
+    Advice,
+}
+
+/// The roles a row is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Applies {
+    /// Every node.
+    Every,
+    /// Nodes that may become servers.
+    Server,
+}
+
+impl Applies {
+    /// Whether a row is for a node that was told this role.
+    #[must_use]
+    pub fn to(self, role: WantedRole) -> bool {
+        self == Applies::Every || role != WantedRole::Agent
+    }
+}
+
+/// What the node may not be while a row is not met. A row that cannot be told counts as not met: no node founds on a guess.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Blocks {
+    /// It may be anything.
+    Nothing,
+    /// It may not be a server.
+    Server,
+    /// It may not run k3s.
+    Everything,
+}
+
+/// How the effect of a module is seen, whether it was loaded or is built in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// This path exists.
+    Path(&'static str),
+    /// `/proc/filesystems` names it.
+    FileSystem(&'static str),
+}
+
+/// The value a sysctl should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Exactly this one.
+    Exactly(&'static str),
+    /// This number or more: a larger one, wherever it comes from, is left alone.
+    AtLeast(u64),
+}
+
+/// Things that are looked at and never changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// A default route, or a configured node address.
+    DefaultRoute,
+    /// A host name that can be a node name, or a configured node name.
+    HostName,
+    /// At least this much memory, in MiB.
+    Memory(u64),
+    /// At least this many processors.
+    Processors(u32),
+    /// A clock that is not before 1980.
+    Clock,
+    /// The control group controllers that the kubelet asks for.
+    CgroupControllers,
+    /// Control groups of a version that the kubelet of this k3s accepts.
+    CgroupVersion,
+    /// A module that is loaded, built in, or can be loaded on demand.
+    Loadable(&'static str),
+    /// A port that nobody else has.
+    Port(Protocol, u16),
+    /// The configured gossip port.
+    GossipPort,
+    /// `accept_ra = 2` where the default route comes from router advertisements.
+    RouterAdvertisements,
+    /// No strict reverse path filter.
+    ReversePath,
+    /// A resolver file that a pod can use.
+    NameServers,
+    /// No host firewall that nobody told about k3s.
+    Firewall,
+    /// No nm-cloud-setup.
+    NmCloudSetup,
+    /// k3s's SELinux policy where SELinux enforces.
+    Selinux,
+}
+
+/// What a row is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// All of swap.
+    Swap,
+    /// A module that is loaded now.
+    Module(&'static str, Effect),
+    /// The modules file.
+    KeepModules,
+    /// A sysctl that is set now.
+    Sysctl(&'static str, Wish),
+    /// The sysctl file.
+    KeepSysctls,
+    /// The NetworkManager file.
+    NetworkManager,
+    /// Looked at only.
+    Check(Check),
+}
+
+/// One row of the wanted host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Its name, by which `host.skip` switches it off.
+    pub name: &'static str,
+    /// What is wanted, with its probe, change and undoing.
+    pub kind: Kind,
+    /// Needed or wished.
+    pub level: Level,
+    /// Whose need it is.
+    pub need: Need,
+    /// Which roles it is for.
+    pub applies: Applies,
+    /// What the node may not be while it is not met.
+    pub blocks: Blocks,
+    /// Why.
+    pub reason: &'static str,
+}
+
+const fn wished(name: &'static str, kind: Kind, need: Need, reason: &'static str) -> Row {
+    Row { name, kind, level: Level::Wished, need, applies: Applies::Every, blocks: Blocks::Nothing, reason }
+}
+
+const fn needed(name: &'static str, kind: Kind, need: Need, blocks: Blocks, reason: &'static str) -> Row {
+    Row { name, kind, level: Level::Needed, need, applies: Applies::Every, blocks, reason }
+}
+
+impl Row {
+    const fn server(mut self) -> Self {
+        self.applies = Applies::Server;
+        self
+    }
+}
+
+/// The least memory of a server, MiB: a machine of 1 GiB as the kernel counts it. Documented minimum is 2 GiB.
+pub const SERVER_MEMORY_MIB: u64 = 900;
+
+use Blocks::{Everything, Nothing, Server};
+use Check as Look;
+use Kind::Sysctl;
+use Wish::{AtLeast, Exactly};
+
+/// The table, in the order in which its rows are judged and changed.
+pub const ROWS: &[Row] = &[
+    wished(
+        "swap",
+        Kind::Swap,
+        Need::Advice,
+        "pages of etcd and the kubelet in swap cost latency; k3s starts with swap on (it sets failSwapOn=false)",
+    ),
+    needed(
+        "module.overlay",
+        Kind::Module("overlay", Effect::FileSystem("overlay")),
+        Need::K3sDoesIt,
+        Nothing,
+        "containerd's default snapshotter",
+    ),
+    needed(
+        "module.br_netfilter",
+        Kind::Module("br_netfilter", Effect::Path("/proc/sys/net/bridge/bridge-nf-call-iptables")),
+        Need::K3sDoesIt,
+        Nothing,
+        "service addresses between pods on one node pass through iptables; k3s only warns when it cannot load it",
+    ),
+    needed(
+        "module.nf_conntrack",
+        Kind::Module("nf_conntrack", Effect::Path("/proc/sys/net/netfilter/nf_conntrack_max")),
+        Need::K3sDoesIt,
+        Nothing,
+        "kube-proxy's address translation and its conntrack limits",
+    ),
+    wished(
+        "module.vxlan",
+        Kind::Check(Look::Loadable("vxlan")),
+        Need::K3s,
+        "flannel's default backend loads it on demand; some distributions ship it in an extra package",
+    ),
+    wished(
+        "persist.modules",
+        Kind::KeepModules,
+        Need::Advice,
+        "modules are there at boot, before k3s asks for them",
+    ),
+    needed(
+        "sysctl.net.ipv4.ip_forward",
+        Sysctl("net.ipv4.ip_forward", Exactly("1")),
+        Need::K3sDoesIt,
+        Nothing,
+        "pods' packets are routed by the node",
+    ),
+    needed(
+        "sysctl.net.bridge.bridge-nf-call-iptables",
+        Sysctl("net.bridge.bridge-nf-call-iptables", Exactly("1")),
+        Need::K3sDoesIt,
+        Nothing,
+        "bridged IPv4 packets of pods pass through kube-proxy's rules",
+    ),
+    wished(
+        "sysctl.net.bridge.bridge-nf-call-ip6tables",
+        Sysctl("net.bridge.bridge-nf-call-ip6tables", Exactly("1")),
+        Need::K3sDoesIt,
+        "the same for IPv6",
+    ),
+    wished(
+        "sysctl.fs.inotify.max_user_instances",
+        Sysctl("fs.inotify.max_user_instances", AtLeast(1024)),
+        Need::Advice,
+        "the default of 128 is used up by a few dozen pods: `too many open files`; k3s does not set it",
+    ),
+    wished(
+        "sysctl.fs.inotify.max_user_watches",
+        Sysctl("fs.inotify.max_user_watches", AtLeast(524_288)),
+        Need::Advice,
+        "log and file watchers of pods share it; k3s does not set it",
+    ),
+    wished(
+        "sysctl.vm.overcommit_memory",
+        Sysctl("vm.overcommit_memory", Exactly("1")),
+        Need::Kubelet,
+        "refused by the kubelet under protect-kernel-defaults when it differs",
+    ),
+    wished(
+        "sysctl.vm.panic_on_oom",
+        Sysctl("vm.panic_on_oom", Exactly("0")),
+        Need::Kubelet,
+        "one pod out of memory must not stop the node",
+    ),
+    wished(
+        "sysctl.kernel.panic",
+        Sysctl("kernel.panic", Exactly("10")),
+        Need::Kubelet,
+        "a panicked node comes back by itself after ten seconds",
+    ),
+    wished(
+        "sysctl.kernel.panic_on_oops",
+        Sysctl("kernel.panic_on_oops", Exactly("1")),
+        Need::Kubelet,
+        "a node with a damaged kernel goes away instead of half working",
+    ),
+    wished(
+        "sysctl.kernel.keys.root_maxkeys",
+        Sysctl("kernel.keys.root_maxkeys", AtLeast(1_000_000)),
+        Need::Kubelet,
+        "each container takes a session key of root",
+    ),
+    wished(
+        "sysctl.kernel.keys.root_maxbytes",
+        Sysctl("kernel.keys.root_maxbytes", AtLeast(25_000_000)),
+        Need::Kubelet,
+        "room for those keys",
+    ),
+    wished(
+        "persist.sysctls",
+        Kind::KeepSysctls,
+        Need::Advice,
+        "sysctls hold at boot, before k3s and the kubelet set theirs",
+    ),
+    wished(
+        "network-manager",
+        Kind::NetworkManager,
+        Need::Advice,
+        "NetworkManager must leave the interfaces of flannel and CNI alone",
+    ),
+    needed(
+        "default-route",
+        Kind::Check(Look::DefaultRoute),
+        Need::K3s,
+        Everything,
+        "k3s takes its node address from the default route unless one is configured",
+    ),
+    needed(
+        "host-name",
+        Kind::Check(Look::HostName),
+        Need::K3s,
+        Everything,
+        "it becomes the node name; two nodes of one name replace each other",
+    ),
+    needed(
+        "clock",
+        Kind::Check(Look::Clock),
+        Need::K3s,
+        Everything,
+        "k3s exits when the year is before 1980",
+    ),
+    needed(
+        "cgroup.controllers",
+        Kind::Check(Look::CgroupControllers),
+        Need::K3s,
+        Everything,
+        "k3s exits without the memory, cpu, cpuset and pids controllers",
+    ),
+    needed(
+        "cgroup.version",
+        Kind::Check(Look::CgroupVersion),
+        Need::K3s,
+        Everything,
+        "the kubelet of Kubernetes 1.35 and later refuses version 1",
+    ),
+    needed(
+        "memory.server",
+        Kind::Check(Look::Memory(SERVER_MEMORY_MIB)),
+        Need::K3s,
+        Server,
+        "a server with etcd thrashes in less; documented minimum 2 GiB",
+    )
+    .server(),
+    wished("memory", Kind::Check(Look::Memory(450)), Need::K3s, "documented minimum of an agent: 512 MiB"),
+    wished("cpu.server", Kind::Check(Look::Processors(2)), Need::K3s, "documented minimum of a server")
+        .server(),
+    needed(
+        "port.6443",
+        Kind::Check(Look::Port(Protocol::Tcp, 6443)),
+        Need::K3s,
+        Server,
+        "supervisor and API server",
+    )
+    .server(),
+    needed(
+        "port.6444",
+        Kind::Check(Look::Port(Protocol::Tcp, 6444)),
+        Need::K3s,
+        Everything,
+        "API server behind the supervisor; on agents the client load balancer",
+    ),
+    needed("port.2379", Kind::Check(Look::Port(Protocol::Tcp, 2379)), Need::K3s, Server, "etcd clients")
+        .server(),
+    needed("port.2380", Kind::Check(Look::Port(Protocol::Tcp, 2380)), Need::K3s, Server, "etcd peers")
+        .server(),
+    needed("port.10250", Kind::Check(Look::Port(Protocol::Tcp, 10250)), Need::K3s, Everything, "kubelet"),
+    wished("port.8472", Kind::Check(Look::Port(Protocol::Udp, 8472)), Need::K3s, "flannel's VXLAN"),
+    needed("port.gossip", Kind::Check(Look::GossipPort), Need::Muster, Everything, "Muster's own gossip"),
+    wished(
+        "ipv6.accept-ra",
+        Kind::Check(Look::RouterAdvertisements),
+        Need::Advice,
+        "k3s switches IPv6 forwarding on, and a forwarding host drops a default route learned from advertisements unless accept_ra is 2",
+    ),
+    wished(
+        "ipv4.rp-filter",
+        Kind::Check(Look::ReversePath),
+        Need::Advice,
+        "strict reverse path filtering drops replies of pods on hosts with several interfaces",
+    ),
+    wished(
+        "resolv-conf",
+        Kind::Check(Look::NameServers),
+        Need::Advice,
+        "with only loopback name servers k3s gives pods 8.8.8.8, which fails behind an air gap: set resolv-conf",
+    ),
+    wished(
+        "firewall",
+        Kind::Check(Look::Firewall),
+        Need::Advice,
+        "ufw and firewalld drop k3s's traffic until its ports and networks are allowed",
+    ),
+    wished(
+        "nm-cloud-setup",
+        Kind::Check(Look::NmCloudSetup),
+        Need::Advice,
+        "it rewrites routing rules under flannel; disable it and reboot",
+    ),
+    needed(
+        "selinux",
+        Kind::Check(Look::Selinux),
+        Need::K3s,
+        Nothing,
+        "under enforcing SELinux containers need the k3s-selinux policy package",
+    ),
+];
+
+/// The row of a name.
+#[must_use]
+pub fn row(name: &str) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.name == name)
+}
+
+/// The row whose name is nearest to a text: what a misspelt `host.skip` entry may have meant.
+#[must_use]
+pub fn nearest_row(text: &str) -> &'static str {
+    let near = |row: &&Row| (strsim::normalized_damerau_levenshtein(row.name, text) * 1000.0) as u32;
+    ROWS.iter().max_by_key(near).map_or("", |row| row.name)
+}
+
+impl Row {
+    /// How it is looked at.
+    #[must_use]
+    pub fn probed(&self) -> String {
+        match self.kind {
+            Kind::Swap => "`/proc/swaps`, `/etc/fstab`, swap units, zram generator files".into(),
+            Kind::Module(_, Effect::Path(path)) => format!("by effect: `{path}`"),
+            Kind::Module(_, Effect::FileSystem(name)) => {
+                format!("by effect: `{name}` in `/proc/filesystems`")
+            }
+            Kind::KeepModules => format!("`{}`", super::MODULES_FILE),
+            Kind::Sysctl(key, Exactly(value)) => format!("`{key}` is {value}"),
+            Kind::Sysctl(key, AtLeast(value)) => format!("`{key}` is {value} or more"),
+            Kind::KeepSysctls => format!("`{}` and every file read after it", super::SYSCTL_FILE),
+            Kind::NetworkManager => format!("`{}`", super::NETWORK_MANAGER_FILE),
+            Kind::Check(check) => check.probed(),
+        }
+    }
+
+    /// How it is changed; empty when it is only looked at.
+    #[must_use]
+    pub fn changed(&self) -> &'static str {
+        match self.kind {
+            Kind::Swap => "swapoff; fstab lines of type swap commented out; units and zram files masked",
+            Kind::Module(..) => "modprobe",
+            Kind::Sysctl(..) => "written below `/proc/sys`",
+            Kind::KeepModules | Kind::KeepSysctls | Kind::NetworkManager => "the file is written",
+            Kind::Check(_) => "",
+        }
+    }
+
+    /// How `muster revert` undoes it; empty when it is only looked at.
+    #[must_use]
+    pub fn undone(&self) -> &'static str {
+        match self.kind {
+            Kind::Swap => "files and links as they were; swapon with the old priority",
+            Kind::Module(..) => "modprobe -r, if Muster loaded it and nothing uses it",
+            Kind::Sysctl(..) => "the value from before",
+            Kind::KeepModules | Kind::KeepSysctls | Kind::NetworkManager => "the file from before, or none",
+            Kind::Check(_) => "",
+        }
+    }
+}
+
+impl Check {
+    fn probed(self) -> String {
+        match self {
+            Check::DefaultRoute => {
+                "`/proc/net/route`, `/proc/net/ipv6_route`; met by a configured `node-ip`".into()
+            }
+            Check::HostName => "not `localhost`; met by a configured `node-name`".into(),
+            Check::Memory(mib) => format!("`MemTotal` is {mib} MiB or more"),
+            Check::Processors(count) => format!("{count} processors online"),
+            Check::Clock => "the wall clock".into(),
+            Check::CgroupControllers => "`cgroup.controllers`, or `/proc/cgroups` for version 1".into(),
+            Check::CgroupVersion => "version 2, or k3s older than 1.35".into(),
+            Check::Loadable(name) => format!("`{name}` loaded, built in, or in `modules.dep`"),
+            Check::Port(Protocol::Tcp, port) => format!("TCP {port} free while k3s does not run"),
+            Check::Port(Protocol::Udp, port) => format!("UDP {port} free while k3s does not run"),
+            Check::GossipPort => "the configured UDP port free while the agent does not hold it".into(),
+            Check::RouterAdvertisements => {
+                "`accept_ra` of the interface of an advertised default route".into()
+            }
+            Check::ReversePath => "`net.ipv4.conf.all.rp_filter` is not 1".into(),
+            Check::NameServers => "`/etc/resolv.conf`, `/run/systemd/resolve/resolv.conf`".into(),
+            Check::Firewall => "ufw switched on, firewalld enabled".into(),
+            Check::NmCloudSetup => "nm-cloud-setup enabled".into(),
+            Check::Selinux => "`/sys/fs/selinux/enforce`, the policy's files".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_a_blocking_row_is_needed() {
+        let names: BTreeSet<_> = ROWS.iter().map(|row| row.name).collect();
+        assert_eq!(names.len(), ROWS.len());
+        for row in ROWS {
+            assert!(row.blocks == Blocks::Nothing || row.level == Level::Needed, "{}", row.name);
+            assert_eq!(row.changed().is_empty(), row.undone().is_empty(), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn a_misspelt_row_has_a_neighbour() {
+        assert_eq!(nearest_row("swapp"), "swap");
+        assert_eq!(nearest_row("module.br-netfilter"), "module.br_netfilter");
+    }
+}
