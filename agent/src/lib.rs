@@ -11,14 +11,17 @@
 //! Deciding touches no socket, file, clock or dice. The truth is on disk and in other nodes; memory is a cache. Unknown is
 //! never taken for absent. A crash between any two lines is an ordinary event.
 
+pub mod cli;
 pub mod config;
 pub mod core;
 pub mod decide;
+pub mod discovery;
 pub mod edge;
 pub mod engine;
 pub mod founding;
 pub mod gossip;
 pub mod host;
 pub mod identity;
+pub mod k3s;
 pub mod ledger;
 pub mod report;

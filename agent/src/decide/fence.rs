@@ -3,7 +3,8 @@
 use super::{Act, Observed, Plan, SOON, STEADY, WAITING, acts, commits, waits};
 use crate::config::Settings;
 use crate::core::{Phase, Why};
-use crate::founding::Certificate;
+use crate::founding::{Annulment, Certificate};
+use crate::gossip::{Claim, Role};
 use crate::ledger::Data;
 
 /// Reasons under which nothing may happen here.
@@ -27,6 +28,18 @@ pub(super) fn parked(seen: &Observed, settings: &Settings) -> Option<Plan> {
         let next = "another machine runs with a copy of this disk, or this disk was rolled back; on the copy, stop muster, \
                     move its state directory away, and start it again";
         return Some(waits(Phase::Parked, Why::new("identity-cloned", detail, next), STEADY));
+    }
+    if seen.peers.twin {
+        let detail = "another machine speaks under this node's identity and generation";
+        let next = "a copy of this disk runs elsewhere: on the copy, stop muster, move its state directory away, start it again";
+        return Some(waits(Phase::Parked, Why::new("identity-cloned", detail, next), STEADY));
+    }
+    let newcomer = matches!(record.data, Data::None);
+    let namesake = claims_live(seen).find(|c| c.name == seen.node.name && c.address != seen.node.address);
+    if let (true, Some(other)) = (newcomer, namesake) {
+        let detail = format!("{} at {} has the same name as this node", other.name, other.address);
+        let next = "give every machine a host name of its own, or set node-name; goes on by itself";
+        return Some(waits(Phase::Parked, Why::new("duplicate-name", detail, next), WAITING));
     }
     if let Some(why) = seen.host.blocks_all.first() {
         let mut plan = waits(Phase::Parked, why.clone(), WAITING);
@@ -52,11 +65,20 @@ pub(super) fn settled_by_others(seen: &Observed) -> Option<Plan> {
         return Some(discarding(seen, reason));
     }
 
-    let annulment =
-        claims().filter_map(|claim| claim.annulment.as_ref()).max_by_key(|annulment| annulment.era);
-    if let Some(annulment) = annulment
-        && annulment.era >= record.era
-    {
+    let said = claims().filter_map(|claim| claim.annulment.clone()).max_by_key(|annulment| annulment.era);
+    let asked = seen.annul.as_ref().filter(|request| request.era == record.era).map(|request| Annulment {
+        era: request.era,
+        cluster_id: record.certificate.as_ref().map(|certificate| certificate.cluster_id.clone()),
+        by: seen.node.id.clone(),
+        reason: request.reason.clone(),
+    });
+    let serving = claims_live(seen).find(|claim| claim.role == Role::Server && claim.voter == Some(true));
+    if let (Some(_), Some(server)) = (&asked, serving) {
+        let detail = format!("{} serves the cluster of era {}", server.name, record.era);
+        let next = "nothing is annulled while a server of it is live";
+        return Some(waits(Phase::Degraded, Why::new("annulment-refused", detail, next), WAITING));
+    }
+    if let Some(annulment) = said.filter(|annulment| annulment.era >= record.era).or(asked) {
         if let Some(cluster) = in_use(seen) {
             let detail = format!(
                 "era {} was annulled by {}, and cluster {cluster} is in use here",
@@ -97,6 +119,10 @@ pub(super) fn settled_by_others(seen: &Observed) -> Option<Plan> {
         return Some(store(seen, known.clone()));
     }
     None
+}
+
+fn claims_live(seen: &Observed) -> impl Iterator<Item = &Claim> {
+    seen.peers.peers.values().filter(|peer| peer.live).map(|peer| &peer.claim)
 }
 
 /// Stores a certificate: the end of founding for this node.

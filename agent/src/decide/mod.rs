@@ -14,15 +14,18 @@ mod seek;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub use observed::{Binary, HostSeen, K3sSeen, MemberSeen, NodeFacts, Observed, UnitSeen, Watch};
+pub use observed::{
+    AnnulRequest, Binary, HostSeen, K3sSeen, MemberSeen, NodeFacts, Observed, UnitSeen, Watch,
+};
 pub use plan::{Act, K3sWanted, Plan};
 
 use crate::config::Settings;
-use crate::core::{Phase, Why};
+use crate::core::{NodeId, Phase, Why};
 use crate::gossip::{Role, WantedRole};
-use crate::ledger::{Data, Record};
+use crate::ledger::{Data, Record, Remembered};
 
 /// Looks again soon: something local is on its way and nothing will wake the agent when it arrives.
 const SOON: Duration = Duration::from_millis(250);
@@ -43,6 +46,7 @@ pub fn decide(seen: &Observed, settings: &Settings) -> Plan {
     } else {
         seek::decide(seen, settings)
     };
+    remember(seen, &mut plan);
     plan.role = role_of(&seen.record);
     plan.eligible = plan.phase != Phase::Parked && may_vote(seen, settings);
     // The host and the binary are prepared while the peers are still being looked for.
@@ -55,6 +59,40 @@ pub fn decide(seen: &Observed, settings: &Settings) -> Plan {
         }
     }
     plan
+}
+
+/// Most peers kept for a cold start.
+const REMEMBERED: usize = 64;
+
+/// Keeps the addresses of live peers in the ledger, with whatever is written anyway and once this node serves: a cold start
+/// then works when every seed is dead.
+fn remember(seen: &Observed, plan: &mut Plan) {
+    let live = seen.peers.peers.values().filter(|peer| peer.live).take(REMEMBERED);
+    let live: BTreeMap<NodeId, Remembered> = live
+        .map(|peer| {
+            let claim = &peer.claim;
+            (claim.owner.clone(), Remembered { name: claim.name.clone(), address: peer.gossip_address })
+        })
+        .collect();
+    let known = &seen.record.peers;
+    if live.iter().all(|(id, peer)| known.get(id) == Some(peer)) {
+        return;
+    }
+    let mut peers = live;
+    for (id, peer) in known {
+        // A peer that came back under another identity has the same address: only the newer one is kept.
+        let superseded = peers.values().any(|newer| newer.address == peer.address);
+        if !superseded && peers.len() < REMEMBERED {
+            peers.entry(id.clone()).or_insert_with(|| peer.clone());
+        }
+    }
+    match &mut plan.commit {
+        Some(record) => record.peers = peers,
+        None if plan.phase == Phase::Serving => {
+            plan.commit = Some(Box::new(Record { peers, ..seen.record.clone() }));
+        }
+        None => {}
+    }
 }
 
 /// Whether this node may vote and found as far as its configuration and its host go.

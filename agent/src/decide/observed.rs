@@ -19,6 +19,8 @@ pub struct Observed {
     pub node: NodeFacts,
     /// The ledger, as it is on disk.
     pub record: Record,
+    /// An operator's word that the certificate of an era will never serve.
+    pub annul: Option<AnnulRequest>,
     /// The host's fitness.
     pub host: HostSeen,
     /// The others.
@@ -33,6 +35,16 @@ pub struct Observed {
     pub api: BTreeMap<String, Known<CaHash>>,
     /// k3s on this machine.
     pub k3s: K3sSeen,
+}
+
+/// What `muster founding annul` left for the agent.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnnulRequest {
+    /// The era to end; a request for another one is stale and does nothing.
+    pub era: u64,
+    /// The operator's reason.
+    pub reason: String,
 }
 
 /// This node.

@@ -4,6 +4,7 @@
 //! [`World::commit`] returned, never from the one that was planned.
 
 mod claim;
+pub mod real;
 mod watch;
 
 use std::time::Duration;

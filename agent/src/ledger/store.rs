@@ -132,7 +132,10 @@ impl Ledger {
     ///
     /// # Errors
     /// When it could not be written; the old record then stands, on disk and here.
-    pub fn commit(&mut self, record: Record) -> Result<(), LedgerError> {
+    pub fn commit(&mut self, mut record: Record) -> Result<(), LedgerError> {
+        // Counters only grow: a record planned before gossip took a new generation must not take it back.
+        record.generation = record.generation.max(self.record.generation);
+        record.ballot_counter = record.ballot_counter.max(self.record.ballot_counter);
         self.write(&record)?;
         self.record = record;
         Ok(())

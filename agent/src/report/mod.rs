@@ -1,5 +1,6 @@
 //! What people and programs see: the status file, its table, the reasons, the log.
 
+pub mod log;
 pub mod status;
 mod table;
 

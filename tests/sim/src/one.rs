@@ -77,6 +77,7 @@ impl Door for One<'_> {
             fresh_cluster,
             node: machine.node.clone(),
             record: machine.record.clone(),
+            annul: None,
             host: HostSeen { prepared: true, ..HostSeen::default() },
             peers: machine.view.clone(),
             watch,

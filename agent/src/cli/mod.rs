@@ -1,0 +1,275 @@
+//! What a person or a unit file can ask for.
+
+mod config;
+mod founding;
+mod gate;
+mod host;
+mod run;
+mod status;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Env, Flags, Loaded, load};
+
+/// It went as asked.
+pub const DONE: u8 = 0;
+/// It failed; the message says what, and what to do.
+pub const FAILED: u8 = 1;
+/// The command line is wrong (clap's own code).
+pub const USAGE: u8 = 2;
+/// `why`, `up`: the node waits for something, or is degraded.
+pub const WAITING: u8 = 3;
+/// `why`, `up`: the node is parked until a person acts or the named cause is gone.
+pub const PARKED: u8 = 4;
+
+/// Turns identical machines into one highly available k3s cluster, and keeps it one.
+#[derive(Parser)]
+#[command(
+    name = "muster",
+    version,
+    after_help = "Exit codes: 0 done (why, up: serving), 1 failed, 2 usage, 3 waiting or degraded, 4 parked.\n\n\
+                  Examples:\n  \
+                  muster up --servers 1            a single-server cluster on this machine\n  \
+                  muster status                    where this node and its peers stand\n  \
+                  muster why                       the one fact that blocks\n  \
+                  muster config show               every setting with its origin"
+)]
+struct Cli {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// How to print.
+    #[arg(long, global = true, value_enum, default_value_t = OutputKind::Table, env = "MUSTER_OUTPUT")]
+    output: OutputKind,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How to print.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OutputKind {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the agent: the service's own command.
+    Run,
+    /// Install the agent as a service on this machine, start it, and follow it until it serves.
+    #[command(
+        after_help = "Example:\n  muster up --servers 1 --k3s-sources /root/k3s-dir --k3s-version v1.33.1+k3s1"
+    )]
+    Up,
+    /// Show what would be changed on this host, and change nothing.
+    Plan(HostArgs),
+    /// Make the host fit for k3s, journalled.
+    Apply(HostArgs),
+    /// Undo exactly what apply did, from its journal.
+    Revert(HostArgs),
+    /// Show where this node and its peers stand.
+    Status,
+    /// Name the one fact that blocks, and what happens next.
+    Why,
+    /// The founding: its certificate, votes and eras.
+    #[command(subcommand)]
+    Founding(FoundingCommand),
+    /// The configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Ask whether k3s may start on this machine: called by its unit before every start. Local facts only.
+    Gate {
+        /// As what.
+        role: GateRole,
+    },
+    /// Print the version.
+    Version,
+}
+
+#[derive(Args)]
+struct HostArgs {
+    /// Prepare a mounted image instead of this machine: files only, no running kernel.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum FoundingCommand {
+    /// Show the certificate, this node's register and the voters heard.
+    Show,
+    /// End an era whose founder is gone for good before anybody joined it, and open the next. Asks for --yes.
+    #[command(after_help = "Example:\n  muster founding annul --reason \"node2 burnt\" --yes")]
+    Annul {
+        /// Why: it is kept in the ledger of every node.
+        #[arg(long)]
+        reason: String,
+        /// Do it. Without this the command only says what it would end.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Show every setting with its origin, secrets masked.
+    Show,
+}
+
+#[derive(Subcommand)]
+enum TokenCommand {
+    /// Print a new random cluster token.
+    New,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum GateRole {
+    /// `k3s server`.
+    Server,
+    /// `k3s agent`.
+    Agent,
+}
+
+/// Settings on the command line: above the environment and the files.
+#[derive(Args, Default)]
+#[command(next_help_heading = "Settings")]
+struct SettingsArgs {
+    /// Read muster.toml and conf.d from this directory alone.
+    #[arg(long, global = true, hide_short_help = true)]
+    config_dir: Option<PathBuf>,
+    /// Name of the cluster.
+    #[arg(long, global = true, hide_short_help = true)]
+    cluster: Option<String>,
+    /// Wanted servers, an odd number.
+    #[arg(long, global = true)]
+    servers: Option<u64>,
+    /// Votes a birth certificate needs; as many as servers unless said otherwise.
+    #[arg(long, global = true, hide_short_help = true)]
+    founders: Option<u64>,
+    /// auto, server or agent.
+    #[arg(long, global = true, hide_short_help = true)]
+    role: Option<String>,
+    /// auto or never.
+    #[arg(long, global = true, hide_short_help = true)]
+    founding: Option<String>,
+    /// Addresses or names of peers, with commas.
+    #[arg(long, global = true, value_delimiter = ',')]
+    seeds: Option<Vec<String>>,
+    /// File that holds the cluster token.
+    #[arg(long, global = true)]
+    token_file: Option<String>,
+    /// Node name instead of the host name.
+    #[arg(long, global = true, hide_short_help = true)]
+    node_name: Option<String>,
+    /// Node address instead of the default route's.
+    #[arg(long, global = true, hide_short_help = true)]
+    node_ip: Option<String>,
+    /// Interface to take the node address from.
+    #[arg(long, global = true, hide_short_help = true)]
+    interface: Option<String>,
+    /// UDP port of gossip.
+    #[arg(long, global = true, hide_short_help = true)]
+    gossip_port: Option<u64>,
+    /// Durable state.
+    #[arg(long, global = true, hide_short_help = true)]
+    state_dir: Option<String>,
+    /// State of this boot.
+    #[arg(long, global = true, hide_short_help = true)]
+    run_dir: Option<String>,
+    /// Pinned k3s version.
+    #[arg(long, global = true)]
+    k3s_version: Option<String>,
+    /// Files, directories or URLs the k3s binary may come from, with commas, tried in order.
+    #[arg(long, global = true, value_delimiter = ',')]
+    k3s_sources: Option<Vec<String>>,
+    /// Checksum file to use instead of the one beside the binary.
+    #[arg(long, global = true, hide_short_help = true)]
+    k3s_checksums: Option<String>,
+}
+
+impl SettingsArgs {
+    fn flags(&self) -> Flags {
+        Flags {
+            config_dir: self.config_dir.clone(),
+            cluster: self.cluster.clone(),
+            servers: self.servers,
+            founders: self.founders,
+            role: self.role.clone(),
+            founding: self.founding.clone(),
+            seeds: self.seeds.clone(),
+            token_file: self.token_file.clone(),
+            node_name: self.node_name.clone(),
+            node_ip: self.node_ip.clone(),
+            interface: self.interface.clone(),
+            gossip_port: self.gossip_port,
+            state_dir: self.state_dir.clone(),
+            run_dir: self.run_dir.clone(),
+            k3s_version: self.k3s_version.clone(),
+            k3s_sources: self.k3s_sources.clone(),
+            k3s_checksums: self.k3s_checksums.clone(),
+        }
+    }
+}
+
+/// Parses the command line and does what it asks for.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let flags = cli.settings.flags();
+    let json = cli.output == OutputKind::Json;
+    // ring is the one provider; reqwest takes the process's default. A second install is refused, and harmless.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let code = match cli.command {
+        Command::Run => run::run(&flags),
+        Command::Up => up::up(&flags),
+        Command::Plan(args) => host::plan(&flags, &args.root, json),
+        Command::Apply(args) => host::apply(&flags, &args.root, json),
+        Command::Revert(args) => host::revert(&flags, &args.root, json),
+        Command::Status => status::status(&flags, json),
+        Command::Why => status::why(&flags, json),
+        Command::Founding(FoundingCommand::Show) => founding::show(&flags, json),
+        Command::Founding(FoundingCommand::Annul { reason, yes }) => founding::annul(&flags, &reason, yes),
+        Command::Config(ConfigCommand::Show) => config::show(&flags, json),
+        Command::Token(TokenCommand::New) => config::new_token(),
+        Command::Gate { role } => gate::gate(&flags, role),
+        Command::Version => {
+            println!("muster {}", env!("CARGO_PKG_VERSION"));
+            Ok(DONE)
+        }
+    };
+    match code {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("muster: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// The whole configuration, or its problems as one error.
+fn settings(flags: &Flags) -> anyhow::Result<Loaded> {
+    load(std::path::Path::new("/"), &Env::of_process(), flags).map_err(|errors| anyhow::anyhow!("{errors}"))
+}
+
+/// A runtime for commands that wait for something.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    use anyhow::Context;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")
+}
+
+/// Prints a value as JSON in one line.
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}

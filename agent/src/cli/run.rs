@@ -1,0 +1,109 @@
+//! The service: brings the world up, whatever it takes, and runs the engine until it is told to stop.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::DONE;
+use crate::config::{Env, Flags, Loaded, Settings, load_making_token};
+use crate::core::Why;
+use crate::edge::clock;
+use crate::engine::{self, real};
+use crate::report::status::stuck;
+
+/// How soon a start that was in the way is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+pub(super) fn run(flags: &Flags) -> anyhow::Result<u8> {
+    crate::report::log::begin();
+    super::runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            () = serve(flags) => {}
+            _ = terminate.recv() => tracing::info!("told to stop; k3s keeps running"),
+            _ = interrupt.recv() => tracing::info!("interrupted; k3s keeps running"),
+        }
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        Ok(DONE)
+    })
+}
+
+async fn serve(flags: &Flags) {
+    let loaded = configured(flags).await;
+    let settings = loaded.settings;
+    tracing::info!(cluster = %settings.cluster, servers = settings.servers, token = %loaded.token_source, "configuration read");
+    let mut shown = None;
+    let mut world = loop {
+        match real::begin(&settings).await {
+            Ok(world) => break world,
+            Err(failure) => {
+                park(
+                    &settings.run_dir,
+                    &settings.cluster,
+                    settings.node_name.as_deref(),
+                    &[failure.why],
+                    &mut shown,
+                );
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    };
+    tracing::info!(address = %world.gossip_address(), "gossip listens");
+    engine::run(&mut world, &settings).await;
+}
+
+/// Reads the configuration until it holds: a half-written file is one clear line and another look, never an end.
+async fn configured(flags: &Flags) -> Loaded {
+    let env = Env::of_process();
+    let mut shown = None;
+    loop {
+        match load_making_token(Path::new("/"), &env, flags, clock::random) {
+            Ok(loaded) => return loaded,
+            Err(errors) => {
+                let run_dir =
+                    flags.run_dir.as_ref().map_or_else(|| PathBuf::from("/run/muster"), PathBuf::from);
+                park(
+                    &run_dir,
+                    flags.cluster.as_deref().unwrap_or(""),
+                    flags.node_name.as_deref(),
+                    &[errors.why()],
+                    &mut shown,
+                );
+                while errors.fingerprint.holds() {
+                    ready_and_alive();
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+}
+
+/// Shows a node that cannot even tick: status file, log, systemd.
+fn park(run_dir: &Path, cluster: &str, name: Option<&str>, why: &[Why], shown: &mut Option<Vec<Why>>) {
+    if shown.as_deref() != Some(why) {
+        for why in why {
+            tracing::error!(rule = %why.rule, next = %why.next, "{}", why.detail);
+        }
+        *shown = Some(why.to_vec());
+    }
+    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let status = stuck(cluster, name.unwrap_or(&host), why.to_vec(), clock::wall_seconds());
+    real::tell::write_status(&real::tell::status_path(run_dir), &status);
+    ready_and_alive();
+    if let Some(first) = why.first() {
+        let line = format!("parked: {}", first.detail);
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&line)]);
+    }
+}
+
+/// A parked agent is a started one: systemd must neither wait for it nor kill it.
+fn ready_and_alive() {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Watchdog]);
+}
+
+/// Used by `up`: where the status of these settings stands.
+pub(super) fn status_file(settings: &Settings) -> PathBuf {
+    real::tell::status_path(&settings.run_dir)
+}

@@ -1,0 +1,244 @@
+//! Steps: dull, idempotent, each with its guard.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Real, chain, lock};
+use crate::core::Known;
+use crate::decide::{Act, K3sWanted};
+use crate::edge::fs;
+use crate::engine::Outcome;
+use crate::gossip::Role;
+use crate::k3s::discard::{self, Reach};
+use crate::k3s::kube::KubeApi;
+use crate::k3s::spec::{K3sSpec, NodeNames, SpecError};
+use crate::k3s::{K3sRole, probe, render};
+use crate::ledger::Data;
+
+/// How long k3s may take to stop; its own unit allows 90 s.
+const STOP: Duration = Duration::from_secs(95);
+
+fn k3s_role(role: Role) -> Option<K3sRole> {
+    match role {
+        Role::Server => Some(K3sRole::Server),
+        Role::Agent => Some(K3sRole::Agent),
+        Role::Undecided => None,
+    }
+}
+
+impl Real {
+    /// The guard of a step, asked just before it.
+    pub(super) async fn guard(&self, act: &Act) -> Known<bool> {
+        let data = lock(&self.ledger).record().data.clone();
+        match act {
+            // Only what the ledger on disk calls discarded is moved, whatever was planned.
+            Act::Discard { .. } => Known::Yes(matches!(data, Data::Discarding { .. })),
+            // `cluster-init` is written only under the ledger's word.
+            Act::Configure { wanted: K3sWanted::Provisional } => {
+                Known::Yes(matches!(data, Data::Provisional { .. }))
+            }
+            Act::Start { .. } => Known::Yes(!matches!(data, Data::None | Data::Discarding { .. })),
+            Act::RemoveNode { name, address, .. } => self.guard_removal(name, *address).await,
+            _ => Known::Yes(true),
+        }
+    }
+
+    /// The Node must be there, must not be this one, and must have the address from which the new machine of its name asks.
+    async fn guard_removal(&self, name: &str, address: IpAddr) -> Known<bool> {
+        if name == self.name || address == self.address {
+            return Known::Yes(false);
+        }
+        let api = match self.kube() {
+            Known::Yes(api) => api,
+            Known::Absent => return Known::Absent,
+            Known::Unknown(unread) => return Known::Unknown(unread),
+        };
+        match api.node(name).await {
+            Known::Yes(node) => Known::Yes(!node.deleting && node.addresses.contains(&address.to_string())),
+            Known::Absent => Known::Yes(false),
+            Known::Unknown(unread) => Known::Unknown(unread),
+        }
+    }
+
+    fn kube(&self) -> Known<KubeApi<'_>> {
+        let at = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 6443);
+        KubeApi::local(&self.http, K3sRole::Server, &self.paths, at)
+    }
+
+    pub(super) async fn act(&mut self, act: Act) -> Outcome {
+        match act {
+            Act::PrepareHost => {
+                let runs = lock(&self.ledger).record().data != Data::None;
+                if self.host.begin(&self.settings, runs) { Outcome::Begun } else { Outcome::AlreadySo }
+            }
+            Act::FetchK3s => {
+                self.fetch.begin(&self.settings, &self.paths);
+                Outcome::Begun
+            }
+            // A silent address is an answer too: the judgement reads it from the next look.
+            Act::Check { address } => {
+                self.check(address).await;
+                Outcome::Done
+            }
+            Act::AskMembers { address, ca } => match self.ask_members(address, &ca).await {
+                Known::Unknown(unread) => Outcome::Failed(unread.to_string()),
+                Known::Yes(_) | Known::Absent => Outcome::Done,
+            },
+            Act::Configure { wanted } => self.configure(&wanted).await,
+            Act::Start { role } => self.order(role, Order::Start).await,
+            Act::Enable { role } => self.order(role, Order::Enable).await,
+            Act::Discard { number } => self.discard(number).await,
+            Act::RemoveNode { name, by, .. } => self.remove_node(&name, by.short()).await,
+        }
+    }
+
+    fn spec(&self, wanted: &K3sWanted) -> Result<Option<K3sSpec>, SpecError> {
+        let node = NodeNames { name: self.name.clone(), address: self.address, api_names: self.api_names() };
+        let (k3s, paths, passwords) = (&self.settings.k3s, &self.paths, &self.passwords);
+        match wanted {
+            K3sWanted::Provisional => K3sSpec::founder(&node, k3s, paths, passwords).map(Some),
+            K3sWanted::InCluster { role: Role::Server, server, ca } => {
+                K3sSpec::disarmed_server(&node, k3s, paths, passwords, ca, *server).map(Some)
+            }
+            K3sWanted::InCluster { role: Role::Agent, server: Some(server), ca } => {
+                K3sSpec::agent(&node, k3s, paths, &passwords.agent, ca, *server).map(Some)
+            }
+            // An agent keeps its file while no server is known: its own balancer remembers the servers.
+            K3sWanted::InCluster { .. } => Ok(None),
+        }
+    }
+
+    fn api_names(&self) -> Vec<String> {
+        let host = |url: &String| {
+            let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+            let host = rest.split('/').next().unwrap_or(rest);
+            let host = host
+                .rsplit_once(':')
+                .filter(|(_, port)| port.parse::<u16>().is_ok())
+                .map_or(host, |(host, _)| host);
+            host.trim_matches(['[', ']']).to_owned()
+        };
+        self.settings.api_addresses.iter().map(host).collect()
+    }
+
+    async fn configure(&mut self, wanted: &K3sWanted) -> Outcome {
+        let spec = match self.spec(wanted) {
+            Ok(Some(spec)) => spec,
+            Ok(None) => return Outcome::AlreadySo,
+            Err(error) => return Outcome::Failed(chain(&error)),
+        };
+        let mut files = render::files(&spec, &self.paths);
+        files.push(render::service_file(self.init.kind(), spec.role, &self.paths));
+        let differing = probe::differing(&files);
+        if differing.is_empty() {
+            return Outcome::AlreadySo;
+        }
+        // The unit comes last: while it is missing nothing can start on a half-written configuration.
+        for file in files.iter().filter(|file| differing.contains(&file.path)) {
+            let directory = file.path.parent().map_or_else(|| PathBuf::from("/"), PathBuf::from);
+            let written = fs::create_directory(&directory, 0o755)
+                .and_then(|()| fs::write_atomic(&file.path, file.content.expose().as_bytes(), file.mode));
+            if let Err(error) = written {
+                return Outcome::Failed(chain(&error));
+            }
+        }
+        self.k3s = None;
+        let unit = files.last().map(|file| &file.path);
+        if unit.is_some_and(|unit| differing.contains(unit))
+            && let Err(error) = self.init.reload().await
+        {
+            return Outcome::Failed(chain(&error));
+        }
+        Outcome::Done
+    }
+
+    async fn order(&mut self, role: Role, order: Order) -> Outcome {
+        let Some(role) = k3s_role(role) else { return Outcome::Refused("no role is decided".to_owned()) };
+        let service = role.service();
+        let result = match order {
+            Order::Enable => {
+                let enabled = self
+                    .k3s
+                    .as_ref()
+                    .is_some_and(|(_, facts)| facts.unit(role).yes().is_some_and(|unit| unit.enabled));
+                if enabled {
+                    return Outcome::AlreadySo;
+                }
+                self.init.enable(service).await
+            }
+            Order::Start => self.init.start(service).await,
+        };
+        self.k3s = None;
+        match result {
+            Ok(()) => Outcome::Done,
+            Err(error) => Outcome::Failed(chain(&error)),
+        }
+    }
+
+    /// Stops k3s, keeps it from starting at boot, and moves what ties the machine to a cluster aside. Repeated until nothing
+    /// is left to move.
+    async fn discard(&mut self, number: u64) -> Outcome {
+        for role in [K3sRole::Server, K3sRole::Agent] {
+            let service = role.service();
+            let installed = self.init.states(&[service]).await.first().is_none_or(|state| !state.is_absent());
+            if !installed {
+                continue;
+            }
+            for result in [self.init.stop(service, STOP).await, self.init.disable(service).await] {
+                if let Err(error) = result {
+                    return Outcome::Failed(chain(&error));
+                }
+            }
+        }
+        // The armed configuration goes first: from here on a start by mistake founds nothing.
+        if let Err(error) = fs::remove(&self.paths.config()) {
+            return Outcome::Failed(chain(&error));
+        }
+        let names = match discard::look(&self.paths) {
+            Known::Yes(names) => names,
+            Known::Absent => return Outcome::AlreadySo,
+            Known::Unknown(unread) => return Outcome::Failed(unread.to_string()),
+        };
+        let moves = discard::plan(Reach::WholeCluster, &names, &self.paths);
+        for step in &moves {
+            tracing::warn!(number, from = %step.from.display(), to = %step.to.display(), "moved aside");
+        }
+        self.k3s = None;
+        match discard::perform(&moves) {
+            Ok(()) => Outcome::Done,
+            Err(error) => Outcome::Failed(chain(&error)),
+        }
+    }
+
+    async fn remove_node(&mut self, name: &str, by: &str) -> Outcome {
+        let result = match self.kube() {
+            Known::Yes(api) => match api.node(name).await {
+                Known::Yes(node) => api.delete_node(name, &node.uid).await,
+                Known::Absent => Ok(false),
+                Known::Unknown(unread) => return Outcome::Failed(unread.to_string()),
+            },
+            Known::Absent => return Outcome::Failed("this server has no admin certificate yet".to_owned()),
+            Known::Unknown(unread) => return Outcome::Failed(unread.to_string()),
+        };
+        match result {
+            Ok(true) => {
+                tracing::warn!(
+                    node = name,
+                    new_identity = by,
+                    "node removed: its machine was reimaged and asks to join again"
+                );
+                self.k3s = None;
+                Outcome::Done
+            }
+            Ok(false) => Outcome::AlreadySo,
+            Err(error) => Outcome::Failed(chain(&error)),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Order {
+    Start,
+    Enable,
+}

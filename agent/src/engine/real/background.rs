@@ -1,0 +1,230 @@
+//! Work that takes seconds to minutes, beside the loop: it shows its state and wakes the loop when it ends.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::{chain, lock};
+use crate::config::Settings;
+use crate::core::{Known, Why};
+use crate::decide::{Binary, HostSeen};
+use crate::edge::clock;
+use crate::host::{self, Blocks, HostWanted, LocalMachine};
+use crate::k3s::Paths;
+use crate::k3s::fetch::{self, Progress, RunIt, Wanted};
+use crate::k3s::release::Arch;
+
+/// How soon a host that blocks is looked at again: what a person mends must show within seconds.
+const HOST_AGAIN: Duration = Duration::from_secs(2);
+/// First pause after a fetch that failed, and the longest: local sources are cheap to try, mirrors are not to be hammered.
+const FETCH_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+
+/// Host preparation.
+pub(super) struct Host {
+    state: Arc<Mutex<HostState>>,
+    wake: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct HostState {
+    seen: HostSeen,
+    class: Option<u8>,
+    running: bool,
+    ended: Duration,
+}
+
+impl Host {
+    pub(super) fn new(wake: Arc<Notify>) -> Self {
+        Self { state: Arc::default(), wake }
+    }
+
+    /// What the last pass found.
+    pub(super) fn seen(&self) -> HostSeen {
+        lock(&self.state).seen.clone()
+    }
+
+    /// The machine's class; the middle one until it is measured.
+    pub(super) fn class(&self) -> u8 {
+        lock(&self.state).class.unwrap_or(1)
+    }
+
+    /// Whether a pass is due because something blocks.
+    pub(super) fn is_due(&self, now: Duration) -> bool {
+        let state = lock(&self.state);
+        let blocked = !state.seen.blocks_all.is_empty() || !state.seen.blocks_server.is_empty();
+        state.seen.prepared && blocked && !state.running && now.saturating_sub(state.ended) >= HOST_AGAIN
+    }
+
+    /// Starts a pass, unless one runs.
+    pub(super) fn begin(&self, settings: &Settings, k3s_runs: bool) -> bool {
+        {
+            let mut state = lock(&self.state);
+            if state.running {
+                return false;
+            }
+            state.running = true;
+        }
+        let wanted = HostWanted::of(settings, k3s_runs, true);
+        let (state_dir, data_dir) = (settings.state_dir.clone(), settings.k3s.data_dir.clone());
+        let (state, wake) = (Arc::clone(&self.state), Arc::clone(&self.wake));
+        tokio::spawn(async move {
+            let seen = pass(&state_dir, &wanted).await;
+            let unmeasured = lock(&state).class.is_none();
+            let class = if unmeasured { measured(data_dir).await } else { None };
+            let mut state = lock(&state);
+            let before = (std::mem::replace(&mut state.seen, seen), state.class);
+            state.class = state.class.or(class);
+            state.running = false;
+            state.ended = clock::since_boot();
+            if before != (state.seen.clone(), state.class) {
+                wake.notify_one();
+            }
+        });
+        true
+    }
+}
+
+async fn pass(state_dir: &std::path::Path, wanted: &HostWanted) -> HostSeen {
+    let mut machine = LocalMachine::live(state_dir);
+    match host::prepare(&mut machine, wanted).await {
+        Ok(prepared) => {
+            for report in prepared.reports.iter().filter(|report| !report.succeeded()) {
+                tracing::warn!(row = %report.row, what = %report.what, outcome = ?report.outcome, "host step did not succeed");
+            }
+            let of = |blocks| {
+                let findings = prepared.plan.findings.iter().filter(move |finding| finding.blocks == blocks);
+                findings.map(|finding| finding.why.clone()).collect()
+            };
+            HostSeen { prepared: true, blocks_all: of(Blocks::Everything), blocks_server: of(Blocks::Server) }
+        }
+        Err(error) => {
+            let next = "nothing runs here before the host could be looked at; tried again";
+            HostSeen {
+                prepared: true,
+                blocks_all: vec![Why::new("host-preparation-failed", chain(&error), next)],
+                blocks_server: Vec::new(),
+            }
+        }
+    }
+}
+
+async fn measured(data_dir: PathBuf) -> Option<u8> {
+    let measured = tokio::task::spawn_blocking(move || host::measure(&data_dir)).await.ok()?;
+    match measured {
+        Known::Yes(measured) => {
+            let class = host::class(&measured);
+            tracing::info!(
+                class,
+                fdatasync_p99_us = measured.fdatasync_p99_micros,
+                memory_mib = measured.memory_mib,
+                cores = measured.cores,
+                "machine measured"
+            );
+            Some(class)
+        }
+        Known::Absent | Known::Unknown(_) => None,
+    }
+}
+
+/// Bringing the k3s binary in.
+pub(super) struct Fetch {
+    state: Arc<Mutex<FetchState>>,
+    progress: watch::Sender<Progress>,
+    wake: Arc<Notify>,
+}
+
+struct FetchState {
+    binary: Binary,
+    failures: u32,
+    again: Duration,
+}
+
+impl Fetch {
+    pub(super) fn new(wake: Arc<Notify>) -> Self {
+        let state = FetchState { binary: Binary::Wanted, failures: 0, again: Duration::ZERO };
+        Self { state: Arc::new(Mutex::new(state)), progress: watch::Sender::new(Progress::default()), wake }
+    }
+
+    /// Where it stands. A failed fetch becomes wanted again when its pause is over.
+    pub(super) fn binary(&self, now: Duration) -> Binary {
+        let mut state = lock(&self.state);
+        if matches!(state.binary, Binary::Failed { .. }) && now >= state.again {
+            // The reason stays in view until the next attempt has ended.
+            return Binary::Wanted;
+        }
+        if let Binary::Fetching { progress } = &mut state.binary {
+            *progress = text(&self.progress.borrow());
+        }
+        state.binary.clone()
+    }
+
+    /// The failure of the last attempt, for the status while the next one is on its way.
+    pub(super) fn failure(&self) -> Option<Why> {
+        match &lock(&self.state).binary {
+            Binary::Failed { cause } => {
+                Some(Why::new("k3s-unavailable", cause.clone(), "every source is tried again"))
+            }
+            Binary::Wanted | Binary::Fetching { .. } | Binary::Ready => None,
+        }
+    }
+
+    /// Starts an attempt, unless one runs.
+    pub(super) fn begin(&self, settings: &Settings, paths: &Paths) {
+        {
+            let mut state = lock(&self.state);
+            if matches!(state.binary, Binary::Fetching { .. } | Binary::Ready) {
+                return;
+            }
+            state.binary = Binary::Fetching { progress: "looking at the sources".to_owned() };
+        }
+        let k3s = settings.k3s.clone();
+        let target = paths.binary.clone();
+        let (state, progress, wake) =
+            (Arc::clone(&self.state), self.progress.clone(), Arc::clone(&self.wake));
+        tokio::spawn(async move {
+            let result = match Arch::here() {
+                Some(arch) => {
+                    let wanted = Wanted { settings: &k3s, target: &target, arch };
+                    fetch::install(&wanted, &RunIt, &progress).await.map_err(|error| error.to_string())
+                }
+                None => Err("k3s is not released for this machine's processor".to_owned()),
+            };
+            let mut state = lock(&state);
+            match result {
+                Ok(installed) => {
+                    tracing::info!(?installed, "k3s binary in place");
+                    state.failures = 0;
+                    state.binary = Binary::Ready;
+                }
+                Err(cause) => {
+                    let pause = FETCH_AGAIN.0.saturating_mul(1 << state.failures.min(8)).min(FETCH_AGAIN.1);
+                    state.failures += 1;
+                    state.again = clock::since_boot() + pause;
+                    state.binary = Binary::Failed { cause };
+                }
+            }
+            wake.notify_one();
+        });
+    }
+
+    /// The binary is gone from the disk: it is wanted again.
+    pub(super) fn gone(&self) {
+        let mut state = lock(&self.state);
+        if state.binary == Binary::Ready {
+            state.binary = Binary::Wanted;
+        }
+    }
+}
+
+fn text(progress: &Progress) -> String {
+    const MIB: u64 = 1 << 20;
+    match progress.total {
+        Some(total) if total > 0 => {
+            let percent = progress.done.saturating_mul(100) / total;
+            format!("{} of {} MiB ({percent} %) from {}", progress.done / MIB, total / MIB, progress.source)
+        }
+        _ => format!("{} MiB from {}", progress.done / MIB, progress.source),
+    }
+}

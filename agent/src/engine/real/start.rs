@@ -1,0 +1,266 @@
+//! Brings the real world up from settings: address, ledger, gossip, probes. Whatever is in the way is named, and tried again
+//! by the caller; nothing is half-done by a failure.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ring::signature::Ed25519KeyPair;
+use tokio::sync::{Notify, watch};
+
+use super::{Real, SharedLedger, background, chain, lock, tell};
+use crate::config::Settings;
+use crate::core::{Known, Why};
+use crate::discovery;
+use crate::edge::http::Http;
+use crate::edge::{clock, fs, netif, systemd};
+use crate::engine::Watcher;
+use crate::gossip::{Gossip, GossipConfig, GossipKeys, PeerView, Signer, UdpNetwork};
+use crate::identity::Fingerprint;
+use crate::identity::keys::{ClusterKeys, KeyRing};
+use crate::k3s::Paths;
+use crate::k3s::fetch::RunIt;
+use crate::k3s::probe::Probe;
+use crate::k3s::spec::Passwords;
+use crate::ledger::{Ledger, LedgerError};
+use crate::report::Timeline;
+
+/// A world that is up.
+pub type Begun = Real;
+
+/// What was in the way. The caller shows it and tries again.
+#[derive(Debug)]
+pub struct StartFailure {
+    /// The reason, as `muster why` prints it.
+    pub why: Why,
+}
+
+fn failure(rule: &str, detail: impl Into<String>, next: &str) -> StartFailure {
+    StartFailure { why: Why::new(rule, detail, next) }
+}
+
+/// Brings the world up.
+///
+/// # Errors
+/// With the first thing in the way; what was opened before it is closed again.
+pub async fn begin(settings: &Settings) -> Result<Real, StartFailure> {
+    let name = node_name(settings)?;
+    let wish = netif::Wish { ip: settings.node_ip, interface: settings.interface.as_deref() };
+    let address = netif::node_address(wish).map_err(|error| {
+        let rule = match error {
+            netif::AddressError::NoRoute => "no-default-route",
+            _ => "no-node-address",
+        };
+        failure(
+            rule,
+            error.to_string(),
+            "add a default route, or set node-ip or interface; looked at again by itself",
+        )
+    })?;
+    let init = match systemd::detect() {
+        Known::Yes(init) => init,
+        Known::Absent => {
+            return Err(failure(
+                "no-init-system",
+                "neither systemd nor OpenRC runs here",
+                "k3s runs as a service of one of them",
+            ));
+        }
+        Known::Unknown(unread) => {
+            return Err(failure("no-init-system", unread.to_string(), "looked at again by itself"));
+        }
+    };
+    let ledger = open_ledger(settings)?;
+    let id = ledger.key().id().clone();
+    let signer = signer(&ledger)?;
+    let ledger: SharedLedger = Arc::new(Mutex::new(ledger));
+
+    let keys = ClusterKeys::derive(&settings.cluster, &settings.token);
+    let passwords = Passwords {
+        server: settings.k3s.token.clone().unwrap_or_else(|| keys.server_password.clone()),
+        agent: settings.k3s.agent_token.clone().unwrap_or_else(|| keys.agent_password.clone()),
+    };
+    let gossip = start_gossip(settings, address, signer, &ledger).await?;
+    let view = gossip.view();
+    let wake = Arc::new(Notify::new());
+    let http = Arc::new(Http::new());
+    let paths = Paths::new(&settings.k3s.data_dir);
+    let probe = Probe::new(
+        paths.clone(),
+        name.clone(),
+        Some(passwords.server.clone()),
+        Arc::clone(&init),
+        Arc::new(RunIt),
+        Arc::clone(&http),
+    );
+    let started = clock::since_boot();
+    let greeter = greet(settings, &gossip, &ledger, gossip.view());
+    Ok(Real {
+        settings: settings.clone(),
+        paths,
+        id,
+        name,
+        address,
+        ledger,
+        gossip,
+        view,
+        wake: Arc::clone(&wake),
+        http,
+        init,
+        probe,
+        passwords,
+        host: background::Host::new(Arc::clone(&wake)),
+        fetch: background::Fetch::new(wake),
+        greeter,
+        k3s: None,
+        checks: std::collections::BTreeMap::new(),
+        members: None,
+        api: std::collections::BTreeMap::new(),
+        watcher: Watcher::new(started),
+        claim: None,
+        teller: tell::Teller::new(&settings.run_dir),
+        timeline: Timeline::new(started),
+    })
+}
+
+/// The node's name, lower-cased as Kubernetes wants it.
+fn node_name(settings: &Settings) -> Result<String, StartFailure> {
+    let name = match &settings.node_name {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname()
+            .map_err(|error| {
+                failure("host-name", format!("the host name cannot be read: {error}"), "set node-name")
+            })?
+            .to_string_lossy()
+            .into_owned(),
+    };
+    let name = name.to_ascii_lowercase();
+    if name.is_empty() || name == "localhost" || name.starts_with("localhost.") {
+        let detail =
+            format!("the host name is {name:?}, and every node of a cluster needs a name of its own");
+        return Err(failure(
+            "host-name",
+            detail,
+            "set the host name, or node-name; looked at again by itself",
+        ));
+    }
+    Ok(name)
+}
+
+fn open_ledger(settings: &Settings) -> Result<Ledger, StartFailure> {
+    let ledger = Ledger::open(&settings.state_dir, &settings.cluster, &fingerprint()).map_err(|error| {
+        let detail = chain(&error);
+        match error {
+            LedgerError::Damaged { .. } => {
+                let next = "an unreadable ledger is not an empty one: restore it, or move the state directory away to start \
+                            anew as another node";
+                failure("ledger-unreadable", detail, next)
+            }
+            LedgerError::Held { .. } => failure("already-running", detail, "stop the other one"),
+            LedgerError::Io(_) | LedgerError::Key(_) => {
+                let next = "make the state directory writable, with room for a few kilobytes; tried again by itself";
+                failure("ledger-unwritable", detail, next)
+            }
+        }
+    })?;
+    if let Some(part) = ledger.cloned_from {
+        tracing::warn!(
+            differs = part,
+            "the ledger was another machine's: put aside, and a new identity was made"
+        );
+    }
+    Ok(ledger)
+}
+
+/// What tells this machine from others; a part that is empty or a known filler tells nothing.
+fn fingerprint() -> Fingerprint {
+    let read = |path: &str| {
+        let text = fs::known_text(Path::new(path)).yes().map(|text| text.trim().to_ascii_lowercase())?;
+        let filler = text.bytes().all(|byte| matches!(byte, b'0' | b'f' | b'-'));
+        (!text.is_empty() && text != "uninitialized" && !filler).then_some(text)
+    };
+    Fingerprint { machine_id: read("/etc/machine-id"), product_uuid: read("/sys/class/dmi/id/product_uuid") }
+}
+
+fn signer(ledger: &Ledger) -> Result<Signer, StartFailure> {
+    Ed25519KeyPair::from_pkcs8(ledger.key().pkcs8()).map(Signer::new).map_err(|_| {
+        failure("ledger-unreadable", "the node key in the ledger is damaged", "restore the ledger")
+    })
+}
+
+async fn start_gossip(
+    settings: &Settings,
+    address: IpAddr,
+    signer: Signer,
+    ledger: &SharedLedger,
+) -> Result<Gossip, StartFailure> {
+    let next = Arc::clone(ledger);
+    let next_generation = move || lock(&next).next_generation().map_err(Into::into);
+    let generation = next_generation().map_err(|error: Box<dyn std::error::Error + Send + Sync>| {
+        failure(
+            "ledger-unwritable",
+            chain(error.as_ref()),
+            "make the state directory writable; tried again by itself",
+        )
+    })?;
+    let ring = KeyRing::gossip(&settings.cluster, &settings.token, settings.previous_token.as_ref());
+    let keys = GossipKeys {
+        seal: *ring.sealing().expose(),
+        open: ring.iter().skip(1).map(|key| *key.expose()).collect(),
+    };
+    let any: IpAddr = if address.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
+    let config = GossipConfig {
+        cluster: settings.cluster.clone(),
+        generation,
+        next_generation: Arc::new(next_generation),
+        listen: SocketAddr::new(any, settings.gossip_port),
+        advertise: SocketAddr::new(address, settings.gossip_port),
+        keys,
+        signer,
+        interval: Duration::from_millis(settings.timing.gossip_interval_ms),
+        network: Arc::new(UdpNetwork),
+    };
+    Gossip::start(config).await.map_err(|error| {
+        let next = "free the port, or set gossip-port on every machine; tried again by itself";
+        failure("gossip-port-taken", chain(&error), next)
+    })
+}
+
+/// The loop that greets seeds and remembered peers: often while alone, now and then once enough peers are live.
+fn greet(
+    settings: &Settings,
+    gossip: &Gossip,
+    ledger: &SharedLedger,
+    view: watch::Receiver<Arc<PeerView>>,
+) -> tokio::task::JoinHandle<()> {
+    let seeds = settings.seeds.clone();
+    let founders = settings.founders;
+    let own = gossip.address();
+    let ledger = Arc::clone(ledger);
+    let meet = gossip.greeter();
+    tokio::spawn(async move {
+        let mut times = 0;
+        loop {
+            let remembered: Vec<SocketAddr> =
+                lock(&ledger).record().peers.values().map(|peer| peer.address).collect();
+            let (found, failed) = discovery::candidates(&seeds, remembered, own).await;
+            if times == 0 {
+                for failure in failed {
+                    tracing::warn!(%failure, "a seed name did not resolve");
+                }
+            }
+            for address in found {
+                meet(address);
+            }
+            let live = view.borrow().peers.values().filter(|peer| peer.live).count();
+            let pause =
+                if live + 1 >= founders.max(2) { discovery::SETTLED } else { discovery::pause(times) };
+            times = times.saturating_add(1);
+            tokio::time::sleep(pause).await;
+            if view.borrow().peers.values().filter(|peer| peer.live).count() == 0 {
+                times = times.min(3);
+            }
+        }
+    })
+}
