@@ -16,3 +16,4 @@ pub mod core;
 pub mod edge;
 pub mod founding;
 pub mod gossip;
+pub mod k3s;
