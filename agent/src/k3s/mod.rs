@@ -1,7 +1,7 @@
 //! k3s on this node: the binary, its configuration, its units, the gate before every start, and what it says of itself.
 //!
 //! ```text
-//! settings, certificate --> spec --> render --> files and units        (pure; the executor writes them)
+//! settings, certificate --> spec --> render --> files and units (pure) --> place [edge]
 //! settings --> release (which artefact, which sum) --> fetch [edge]    (verified, then renamed into place)
 //! disk, units, endpoints --> probe [edge] --> facts --> the planner, and gate (local facts only)
 //! journal --> logtext --> a row of the hazard table
@@ -18,12 +18,16 @@ pub mod fetch;
 pub mod gate;
 pub mod kube;
 pub mod logtext;
+pub mod place;
 pub mod probe;
 pub mod release;
 pub mod render;
 pub mod spec;
 pub mod supervisor;
+#[cfg(test)]
+mod testing;
 mod token;
+mod transfer;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -3,7 +3,6 @@
 //! Cheap when nothing runs: endpoints are asked only while a unit is up, the journal only when a unit is not well, and the
 //! binary is hashed and asked for its version once for each file that stands there.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -385,17 +384,6 @@ pub fn foreign(paths: &Paths) -> Known<Vec<Foreign>> {
 pub fn gate_facts(paths: &Paths, ledger: Known<GateLedger>) -> GateFacts {
     let config = config(paths);
     GateFacts { ledger, token: token(&config), config, disk: disk(paths), foreign: foreign(paths) }
-}
-
-/// The files among these that do not stand as wanted: content or mode differ, or it cannot be told.
-#[must_use]
-pub fn differing(files: &[super::render::WantedFile]) -> BTreeSet<PathBuf> {
-    let stands = |file: &super::render::WantedFile| {
-        let content = fs::known_text(&file.path).map(Secret::new);
-        let mode = std::fs::metadata(&file.path).map(|metadata| metadata.mode() & 0o7777);
-        content == Known::Yes(file.content.clone()) && mode.is_ok_and(|mode| mode == file.mode)
-    };
-    files.iter().filter(|file| !stands(file)).map(|file| file.path.clone()).collect()
 }
 
 #[cfg(test)]

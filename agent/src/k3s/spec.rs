@@ -98,8 +98,8 @@ pub enum SpecError {
     },
 }
 
-/// One value of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The whole configuration of k3s on a node. `Debug` shows the keys without their values: an operator's may be secret.
+#[derive(Clone, PartialEq, Eq)]
 pub struct K3sSpec {
     /// What k3s runs as.
     pub role: K3sRole,
@@ -107,6 +107,13 @@ pub struct K3sSpec {
     pub keys: BTreeMap<String, Value>,
     /// Secret files: name within the configuration directory, content.
     pub secrets: Vec<(String, Secret)>,
+}
+
+impl std::fmt::Debug for K3sSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let keys: Vec<&String> = self.keys.keys().collect();
+        f.debug_struct("K3sSpec").field("role", &self.role).field("keys", &keys).finish_non_exhaustive()
+    }
 }
 
 impl K3sSpec {
