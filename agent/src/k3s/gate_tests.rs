@@ -149,6 +149,11 @@ fn what_a_server_may_start_on() {
         ("cluster-init without a ledger", ledger(founder(), Known::Absent), "gate-no-word"),
         ("cluster-init on an unreadable ledger", ledger(founder(), unread()), "gate-ledger-unreadable"),
         ("armed, but not configured to found", conf(founder(), NEITHER), "gate-not-armed"),
+        (
+            "armed, configured for both",
+            conf(founder(), "cluster-init: true\nserver: https://x:6443\ntoken-file: /t\n"),
+            "gate-not-armed",
+        ),
         ("armed, configured to join", conf(founder(), JOIN), "gate-not-armed"),
         ("founder over a sqlite database", disk(founder(), |d| d.sqlite = Known::Yes(())), "gate-sqlite"),
         ("founder, sqlite cannot be told", disk(founder(), |d| d.sqlite = unread()), "gate-sqlite"),
