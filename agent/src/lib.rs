@@ -25,3 +25,4 @@ pub mod identity;
 pub mod k3s;
 pub mod ledger;
 pub mod report;
+pub mod k3s;

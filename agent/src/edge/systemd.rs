@@ -1,0 +1,450 @@
+//! The init system: unit state, start, stop, enable. Starting never waits: k3s reports READY only when the cluster has a
+//! quorum, and that may need other nodes that wait for us.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::core::Known;
+use crate::edge::exec::{self, ExecError};
+use crate::edge::fs::{self, FsError};
+
+/// How long a question to the init system may take.
+const ASK: Duration = Duration::from_secs(5);
+/// How long an order may take to be taken; the work itself is not waited for.
+const ORDER: Duration = Duration::from_secs(15);
+
+/// Which init system runs this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InitKind {
+    /// systemd.
+    Systemd,
+    /// OpenRC.
+    OpenRc,
+}
+
+/// An order to the init system that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The command did not do it; the unit's state is to be looked at again.
+    #[error("cannot {doing} {service}")]
+    Command {
+        /// The verb.
+        doing: &'static str,
+        /// The service.
+        service: String,
+        /// What the command said.
+        #[source]
+        source: ExecError,
+    },
+    /// A file of the service could not be changed.
+    #[error("cannot {doing} {service}")]
+    File {
+        /// The verb.
+        doing: &'static str,
+        /// The service.
+        service: String,
+        /// Which file, and why.
+        #[source]
+        source: FsError,
+    },
+}
+
+/// Where a unit stands, in systemd's words; OpenRC's states are told in the same ones.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UnitState {
+    /// `active`, `activating`, `deactivating`, `inactive`, `failed`, `reloading`.
+    pub active: String,
+    /// `running`, `start`, `auto-restart`, `dead`, ...
+    pub sub: String,
+    /// `success`, `exit-code`, `exec-condition`, `oom-kill`, ...
+    pub result: String,
+    /// Automatic restarts since the unit was last started by order.
+    pub restarts: u32,
+    /// Exit status of the last main process. k3s's lie: a failed join may end with 0.
+    pub main_status: i32,
+    /// Main process, 0 when there is none.
+    pub main_pid: u32,
+    /// Whether it starts at boot.
+    pub enabled: bool,
+    /// When it entered its present state, microseconds of the monotonic clock; 0 when it never left the first one.
+    pub since_monotonic_us: u64,
+}
+
+impl UnitState {
+    /// A process of the unit runs, or is about to: endpoints are worth asking.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        matches!(self.active.as_str(), "active" | "activating" | "reloading")
+    }
+
+    /// Nothing runs and nothing will start by itself.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        matches!(self.active.as_str(), "inactive" | "failed")
+    }
+
+    /// The gate said no to the last start: the unit is down and systemd does not try again by itself.
+    #[must_use]
+    pub fn was_gated(&self) -> bool {
+        self.result == "exec-condition"
+    }
+}
+
+/// Reads the blocks that `systemctl show` prints, one for each unit asked, in that order.
+#[must_use]
+pub fn parse_show(text: &str, asked: usize) -> Vec<Known<UnitState>> {
+    let mut blocks = text.split("\n\n").filter(|block| !block.trim().is_empty());
+    (0..asked).map(|_| blocks.next().map_or_else(|| unread("no block for it"), parse_block)).collect()
+}
+
+fn unread<T>(cause: &str) -> Known<T> {
+    Known::unknown("the output of systemctl show", cause)
+}
+
+fn parse_block(block: &str) -> Known<UnitState> {
+    let value = |key: &str| {
+        block
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+            .map(str::trim)
+            .unwrap_or_default()
+    };
+    match value("LoadState") {
+        "" => return unread("no LoadState"),
+        "not-found" => return Known::Absent,
+        _ => {}
+    }
+    let active = value("ActiveState");
+    if active.is_empty() {
+        return unread("no ActiveState");
+    }
+    Known::Yes(UnitState {
+        active: active.to_owned(),
+        sub: value("SubState").to_owned(),
+        result: value("Result").to_owned(),
+        restarts: value("NRestarts").parse().unwrap_or(0),
+        main_status: value("ExecMainStatus").parse().unwrap_or(0),
+        main_pid: value("MainPID").parse().unwrap_or(0),
+        enabled: value("UnitFileState").starts_with("enabled"),
+        since_monotonic_us: value("StateChangeTimestampMonotonic").parse().unwrap_or(0),
+    })
+}
+
+/// The orders an init system takes. Service names come without a suffix: `k3s`, `k3s-agent`.
+#[async_trait]
+pub trait Init: Send + Sync {
+    /// Which one this is.
+    fn kind(&self) -> InitKind;
+    /// Where the services stand, in the order asked; absent when there is no such service.
+    async fn states(&self, services: &[&str]) -> Vec<Known<UnitState>>;
+    /// Makes it read changed service files.
+    ///
+    /// # Errors
+    /// When it did not; the old files stay in force.
+    async fn reload(&self) -> Result<(), InitError>;
+    /// Asks for a start and does not wait for it.
+    ///
+    /// # Errors
+    /// When the order was not taken.
+    async fn start(&self, service: &str) -> Result<(), InitError>;
+    /// Stops the service and waits until its main process is gone. Pods keep running.
+    ///
+    /// # Errors
+    /// When it is not known to be stopped within the bound.
+    async fn stop(&self, service: &str, within: Duration) -> Result<(), InitError>;
+    /// Starts it at boot from now on.
+    ///
+    /// # Errors
+    /// When that was not changed.
+    async fn enable(&self, service: &str) -> Result<(), InitError>;
+    /// Does not start it at boot any more.
+    ///
+    /// # Errors
+    /// When that was not changed.
+    async fn disable(&self, service: &str) -> Result<(), InitError>;
+    /// The last lines the service wrote.
+    async fn tail(&self, service: &str, lines: usize) -> Known<String>;
+}
+
+/// The init system of this machine; absent when it is neither of the two.
+#[must_use]
+pub fn detect() -> Known<Arc<dyn Init>> {
+    let systemd = fs::known_there(Path::new("/run/systemd/system"));
+    if systemd.yes().is_some() {
+        return Known::Yes(Arc::new(Systemd));
+    }
+    let openrc = fs::known_there(Path::new("/run/openrc"));
+    if openrc.yes().is_some() {
+        return Known::Yes(Arc::new(OpenRc::default()));
+    }
+    match (systemd, openrc) {
+        (Known::Unknown(unread), _) | (_, Known::Unknown(unread)) => Known::Unknown(unread),
+        _ => Known::Absent,
+    }
+}
+
+/// systemd, by `systemctl` and `journalctl`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Systemd;
+
+impl Systemd {
+    async fn order(&self, doing: &'static str, args: &[&str], within: Duration) -> Result<(), InitError> {
+        let service = args.last().copied().unwrap_or("systemd").to_owned();
+        match exec::run("systemctl", args, within).await {
+            Ok(_) => Ok(()),
+            Err(source) => Err(InitError::Command { doing, service, source }),
+        }
+    }
+}
+
+fn unit(service: &str) -> String {
+    format!("{service}.service")
+}
+
+#[async_trait]
+impl Init for Systemd {
+    fn kind(&self) -> InitKind {
+        InitKind::Systemd
+    }
+
+    async fn states(&self, services: &[&str]) -> Vec<Known<UnitState>> {
+        const PROPERTIES: &str = "--property=LoadState,ActiveState,SubState,Result,NRestarts,ExecMainStatus,\
+            MainPID,UnitFileState,StateChangeTimestampMonotonic";
+        let units: Vec<String> = services.iter().map(|service| unit(service)).collect();
+        let mut args = vec!["show", PROPERTIES];
+        args.extend(units.iter().map(String::as_str));
+        match exec::run("systemctl", &args, ASK).await {
+            Ok(out) => parse_show(&out.stdout, services.len()),
+            Err(error) => services
+                .iter()
+                .map(|name| Known::unknown(format!("unit {name}"), error.to_string()))
+                .collect(),
+        }
+    }
+
+    async fn reload(&self) -> Result<(), InitError> {
+        self.order("reload units with", &["daemon-reload"], ORDER).await
+    }
+
+    async fn start(&self, service: &str) -> Result<(), InitError> {
+        // A unit that failed too often takes no start; clearing that is part of the order. It fails for a unit that was
+        // never loaded, which the start then reports.
+        let _ = exec::run("systemctl", &["reset-failed", &unit(service)], ASK).await;
+        self.order("start", &["start", "--no-block", &unit(service)], ORDER).await
+    }
+
+    async fn stop(&self, service: &str, within: Duration) -> Result<(), InitError> {
+        self.order("stop", &["stop", &unit(service)], within).await
+    }
+
+    async fn enable(&self, service: &str) -> Result<(), InitError> {
+        self.order("enable", &["enable", &unit(service)], ORDER).await
+    }
+
+    async fn disable(&self, service: &str) -> Result<(), InitError> {
+        self.order("disable", &["disable", &unit(service)], ORDER).await
+    }
+
+    async fn tail(&self, service: &str, lines: usize) -> Known<String> {
+        let (unit, lines) = (unit(service), lines.to_string());
+        let args = ["-u", &unit, "-n", &lines, "-o", "cat", "--no-pager", "-q", "-b"];
+        match exec::run("journalctl", &args, ASK).await {
+            Ok(out) if out.stdout.trim().is_empty() => Known::Absent,
+            Ok(out) => Known::Yes(out.stdout),
+            Err(error) => Known::unknown(format!("the journal of {unit}"), error.to_string()),
+        }
+    }
+}
+
+/// OpenRC, by `rc-service` and `rc-update`; logs are the files that our init scripts write.
+#[derive(Debug, Clone)]
+pub struct OpenRc {
+    /// `/etc/init.d`.
+    scripts: PathBuf,
+    /// `/etc/runlevels/default`.
+    runlevel: PathBuf,
+    /// `/var/log`.
+    logs: PathBuf,
+}
+
+impl Default for OpenRc {
+    fn default() -> Self {
+        Self::at(Path::new("/"))
+    }
+}
+
+impl OpenRc {
+    /// OpenRC whose files stand under this root.
+    #[must_use]
+    pub fn at(root: &Path) -> Self {
+        Self {
+            scripts: root.join("etc/init.d"),
+            runlevel: root.join("etc/runlevels/default"),
+            logs: root.join("var/log"),
+        }
+    }
+
+    async fn order(
+        &self,
+        doing: &'static str,
+        program: &str,
+        args: &[&str],
+        within: Duration,
+    ) -> Result<(), InitError> {
+        let service = args.iter().find(|arg| arg.starts_with("k3s")).copied().unwrap_or(program).to_owned();
+        match exec::run(program, args, within).await {
+            Ok(_) => Ok(()),
+            Err(source) => Err(InitError::Command { doing, service, source }),
+        }
+    }
+
+    async fn state(&self, service: &str) -> Known<UnitState> {
+        match fs::known_there(&self.scripts.join(service)) {
+            Known::Yes(()) => {}
+            Known::Absent => return Known::Absent,
+            Known::Unknown(unread) => return Known::Unknown(unread),
+        }
+        let enabled = fs::known_there(&self.runlevel.join(service)).yes().is_some();
+        match exec::output("rc-service", &[service, "status"], ASK).await {
+            Err(error) => Known::unknown(format!("service {service}"), error.to_string()),
+            Ok(out) => match rc_status(out.code) {
+                Some((active, sub)) => Known::Yes(UnitState {
+                    active: active.to_owned(),
+                    sub: sub.to_owned(),
+                    enabled,
+                    ..UnitState::default()
+                }),
+                None => {
+                    Known::unknown(format!("service {service}"), format!("rc-service status: {:?}", out.code))
+                }
+            },
+        }
+    }
+}
+
+/// What the exit code of `rc-service NAME status` means, in systemd's words (OpenRC's `runscript` codes).
+fn rc_status(code: Option<i32>) -> Option<(&'static str, &'static str)> {
+    match code? {
+        0 => Some(("active", "running")),
+        3 => Some(("inactive", "dead")),
+        4 => Some(("deactivating", "stopping")),
+        8 => Some(("activating", "starting")),
+        16 => Some(("inactive", "inactive")),
+        32 => Some(("failed", "crashed")),
+        _ => None,
+    }
+}
+
+#[async_trait]
+impl Init for OpenRc {
+    fn kind(&self) -> InitKind {
+        InitKind::OpenRc
+    }
+
+    async fn states(&self, services: &[&str]) -> Vec<Known<UnitState>> {
+        let mut states = Vec::new();
+        for service in services {
+            states.push(self.state(service).await);
+        }
+        states
+    }
+
+    async fn reload(&self) -> Result<(), InitError> {
+        // OpenRC reads a script at each start; there is nothing to tell it.
+        Ok(())
+    }
+
+    async fn start(&self, service: &str) -> Result<(), InitError> {
+        // Our script runs k3s under supervise-daemon, so that the start returns at once.
+        self.order("start", "rc-service", &["--nodeps", service, "start"], ORDER).await
+    }
+
+    async fn stop(&self, service: &str, within: Duration) -> Result<(), InitError> {
+        self.order("stop", "rc-service", &["--nodeps", service, "stop"], within).await
+    }
+
+    async fn enable(&self, service: &str) -> Result<(), InitError> {
+        self.order("enable", "rc-update", &["add", service, "default"], ORDER).await
+    }
+
+    async fn disable(&self, service: &str) -> Result<(), InitError> {
+        if fs::known_there(&self.runlevel.join(service)).is_absent() {
+            return Ok(());
+        }
+        self.order("disable", "rc-update", &["del", service, "default"], ORDER).await
+    }
+
+    async fn tail(&self, service: &str, lines: usize) -> Known<String> {
+        let path = self.logs.join(format!("{service}.log"));
+        match read_end(&path) {
+            Ok(text) => {
+                let all: Vec<&str> = text.lines().collect();
+                Known::Yes(all[all.len().saturating_sub(lines)..].join("\n"))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Known::Absent,
+            Err(error) => Known::unknown(path.display().to_string(), error.to_string()),
+        }
+    }
+}
+
+/// The last 64 KiB of a log, from the first whole line on: the file may be large.
+fn read_end(path: &Path) -> std::io::Result<String> {
+    const MOST: u64 = 64 * 1024;
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let skipped = length.saturating_sub(MOST);
+    file.seek(SeekFrom::Start(skipped))?;
+    let mut bytes = Vec::new();
+    file.take(MOST).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    Ok(if skipped == 0 {
+        text
+    } else {
+        text.split_once('\n').map_or(String::new(), |(_, rest)| rest.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &str = include_str!("../../testdata/k3s/systemctl-show-debian12.txt");
+
+    #[test]
+    fn two_units_are_read_in_the_order_asked() {
+        let states = parse_show(TWO, 2);
+        let server = states[0].yes().unwrap();
+        assert_eq!((server.active.as_str(), server.sub.as_str()), ("activating", "auto-restart"));
+        assert_eq!((server.result.as_str(), server.restarts, server.main_status), ("exit-code", 17, 1));
+        assert!(server.enabled && server.is_up() && !server.is_down());
+        assert_eq!(states[1], Known::Absent);
+    }
+
+    #[test]
+    fn a_gated_unit_is_down_and_says_so() {
+        let text = "LoadState=loaded\nActiveState=inactive\nSubState=dead\nResult=exec-condition\n";
+        let states = parse_show(text, 1);
+        let state = states[0].yes().unwrap();
+        assert!(state.was_gated() && state.is_down() && !state.enabled);
+    }
+
+    #[test]
+    fn a_missing_answer_is_unknown_and_not_absent() {
+        assert!(parse_show("", 1)[0].is_unknown());
+        assert!(parse_show("ActiveState=active\n", 1)[0].is_unknown());
+        assert!(parse_show("LoadState=loaded\n", 1)[0].is_unknown());
+    }
+
+    #[test]
+    fn openrc_codes_are_told_in_systemd_words() {
+        assert_eq!(rc_status(Some(32)), Some(("failed", "crashed")));
+        assert_eq!(rc_status(Some(0)), Some(("active", "running")));
+        assert_eq!(rc_status(Some(1)), None);
+        assert_eq!(rc_status(None), None);
+    }
+}
