@@ -16,6 +16,8 @@ const EARNED: f64 = 4.0;
 const APART: Duration = Duration::from_millis(10);
 /// Advances of a heartbeat before its node counts as live: the first may be an old copy of a dead node's.
 const ADVANCES: u8 = 2;
+/// Times that a member just heard of is greeted to see its heartbeat advance.
+const GREETINGS: u8 = 3;
 /// Intervals without an advance for which a node stays live whatever the failure detector thinks. A burst of rounds teaches the
 /// detector to expect heartbeats every few milliseconds, and it would take the calm afterwards for death.
 const HOLD: u32 = 3;
@@ -66,6 +68,7 @@ impl Rounds {
 struct Beat {
     heartbeat: u64,
     advances: u8,
+    greetings: u8,
     at: Instant,
 }
 
@@ -90,7 +93,7 @@ impl Pulse {
             }
             Some(_) => {}
             None => {
-                self.beats.insert(id.clone(), Beat { heartbeat, advances: 0, at: now });
+                self.beats.insert(id.clone(), Beat { heartbeat, advances: 0, greetings: 0, at: now });
             }
         }
     }
@@ -101,10 +104,33 @@ impl Pulse {
         beat.is_some_and(|beat| beat.advances >= ADVANCES && now.duration_since(beat.at) <= self.hold)
     }
 
+    /// Members whose heartbeat has not advanced enough to call them live, and who were not greeted often enough yet to
+    /// leave them to chitchat's own rounds.
+    pub(super) fn strangers(&self) -> Vec<ChitchatId> {
+        let strangers = self.beats.iter().filter(|(_, beat)| is_stranger(beat));
+        strangers.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Whether there are any.
+    pub(super) fn has_strangers(&self) -> bool {
+        self.beats.values().any(is_stranger)
+    }
+
+    /// Counts a greeting.
+    pub(super) fn greeted(&mut self, id: &ChitchatId) {
+        if let Some(beat) = self.beats.get_mut(id) {
+            beat.greetings = beat.greetings.saturating_add(1);
+        }
+    }
+
     /// Forgets members that chitchat has forgotten.
     pub(super) fn retain(&mut self, known: &HashSet<ChitchatId>) {
         self.beats.retain(|id, _| known.contains(id));
     }
+}
+
+fn is_stranger(beat: &Beat) -> bool {
+    beat.advances < ADVANCES && beat.greetings < GREETINGS
 }
 
 /// SplitMix64: enough to choose peers, which nobody gains by guessing.
@@ -183,6 +209,22 @@ mod tests {
         pulse.retain(&HashSet::new());
         pulse.beat(start, &id("a"), 11);
         assert!(!pulse.is_beating(start, &id("a")));
+    }
+
+    #[test]
+    fn a_stranger_is_greeted_three_times_or_until_it_is_live() {
+        let now = Instant::now();
+        let mut pulse = Pulse::new(SECOND);
+        pulse.beat(now, &id("dead"), 7);
+        pulse.beat(now, &id("new"), 1);
+        for round in 0..3 {
+            assert_eq!(pulse.strangers().len(), if round < 2 { 2 } else { 1 });
+            for stranger in pulse.strangers() {
+                pulse.greeted(&stranger);
+            }
+            pulse.beat(now, &id("new"), 2 + round);
+        }
+        assert!(!pulse.has_strangers());
     }
 
     #[test]

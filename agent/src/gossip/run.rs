@@ -23,6 +23,8 @@ const CLUSTER_ID: &str = "muster";
 const DEAD_GRACE: Duration = Duration::from_secs(15 * 60);
 /// How long news from others is collected before it is passed on, in milliseconds, at most.
 const FORWARD_MS: u64 = 8;
+/// Time between two greetings of members just heard of.
+const ACQUAINT: Duration = Duration::from_millis(20);
 /// Ticks between two greetings of a member that chitchat has forgotten: a partition may outlast its memory.
 const REMIND_TICKS: u64 = 10;
 /// Time between two log lines about dropped datagrams.
@@ -207,6 +209,9 @@ impl Driver {
         if news {
             self.rounds.want(now, Duration::from_millis(1 + self.dice.roll() % FORWARD_MS));
         }
+        if self.pulse.has_strangers() {
+            self.rounds.want(now, ACQUAINT);
+        }
         if news || changed {
             shared.show();
         }
@@ -272,18 +277,24 @@ impl Driver {
         (live, addresses)
     }
 
-    /// Tells some live members now; before any is live, some of those heard of.
+    /// Greets some members now: first those just heard of, who are not live before their heartbeat was seen to advance, then
+    /// live ones, who get what is new.
     fn round(&mut self) {
         if !self.rounds.take(Instant::now()) {
             return;
         }
-        let mut targets: Vec<SocketAddr> = self.live.iter().copied().collect();
-        if targets.is_empty() {
-            let heard = self.known.iter().map(|id| id.gossip_advertise_addr).collect::<HashSet<_>>();
-            targets.extend(heard);
+        let strangers = self.dice.choose(self.pulse.strangers(), FANOUT);
+        let mut targets: HashSet<SocketAddr> = strangers.iter().map(|id| id.gossip_advertise_addr).collect();
+        for stranger in &strangers {
+            self.pulse.greeted(stranger);
         }
-        for target in self.dice.choose(targets, FANOUT) {
+        let others = self.live.difference(&targets).copied().collect();
+        targets.extend(self.dice.choose(others, FANOUT - strangers.len()));
+        for target in targets {
             self.greet(target);
+        }
+        if self.pulse.has_strangers() {
+            self.rounds.want(Instant::now(), ACQUAINT);
         }
     }
 

@@ -170,8 +170,21 @@ async fn a_bad_network_only_takes_longer() {
         }
     });
     let nodes = in_memory(&network, 1..=7).await;
-    for node in &nodes {
-        until(node, "all peers are live", |view| sees(view, 6)).await;
+    let (first, others) = (nodes[0].address(), &nodes[1..]);
+    let discovery = async {
+        loop {
+            others.iter().for_each(|node| node.meet(first));
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    };
+    let everybody = async {
+        for node in &nodes {
+            until(node, "all peers are live", |view| sees(view, 6)).await;
+        }
+    };
+    tokio::select! {
+        () = discovery => {}
+        () = everybody => {}
     }
 }
 
@@ -398,10 +411,9 @@ async fn a_panic_in_chitchat_restarts_it_under_a_new_generation() {
         if rogue_speaks || (from != victim && to != victim) { vec![Duration::ZERO] } else { vec![] }
     });
     let mut rogue = Rogue::new(&network, rogue_address).await;
-    for members in [0..500, 500..1_000] {
-        rogue.send(victim, &Rogue::syn(members)).await;
-        rogue.message().await;
-    }
+    rogue.send(victim, &Rogue::syn(0..500)).await;
+    rogue.message().await;
+    rogue.send(victim, &Rogue::syn(500..1_000)).await;
     let restarted = async {
         while nodes[0].counters().restarts == 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -442,26 +454,25 @@ async fn junk_and_replays_are_never_answered() {
     // The same member again over real UDP: what was captured from the others is sent to it from a foreign socket.
     let victim = start(config(4, Arc::new(UdpNetwork), any)).await;
     let attacker = tokio::net::UdpSocket::bind(any).await.unwrap();
-    let mut in_bytes = 0;
     let mut junk = Vec::new();
     for n in 0..400_usize {
         junk.push((0..n * 3).map(|at| ((at * 31) ^ n) as u8).collect::<Vec<_>>());
     }
     let before = victim.counters();
     for bytes in &junk {
-        in_bytes += attacker.send_to(bytes, victim.address()).await.unwrap();
+        attacker.send_to(bytes, victim.address()).await.unwrap();
         tokio::task::yield_now().await;
     }
     drain(&victim, before.received_datagrams + junk.len() as u64).await;
     let after = victim.counters();
-    assert_eq!(after.sent_bytes, before.sent_bytes, "{in_bytes} bytes of junk in, none out");
+    assert_eq!(after.sent_bytes, before.sent_bytes, "no byte out for junk");
     assert_eq!(after.dropped_unopened - before.dropped_unopened, junk.len() as u64);
 
     let captured: Vec<_> = lock(&captured).iter().map(|(_, bytes)| bytes.clone()).collect();
     assert!(captured.len() > 10);
     let mut received = 0;
     for bytes in &captured {
-        in_bytes += attacker.send_to(bytes, victim.address()).await.unwrap();
+        attacker.send_to(bytes, victim.address()).await.unwrap();
         received += 1;
         drain(&victim, after.received_datagrams + received).await;
     }
