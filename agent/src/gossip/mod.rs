@@ -1,7 +1,32 @@
 //! Gossip between server-eligible nodes: claims in, a [`PeerView`] out, over datagrams sealed with a key from the token.
+//!
+//! ```text
+//! Gossip (handle) -> supervisor -> run: chitchat + driver
+//!                                   chitchat <-> transport (sealed datagrams) <-> network (UDP, or memory)
+//!                                   driver: values -> knowledge (signatures, order) -> PeerView
+//! ```
 
 mod claim;
+mod keys;
+mod knowledge;
+pub mod network;
+mod pace;
+mod pending;
+mod reassembly;
+mod run;
+pub mod seal;
+pub mod signed;
+mod task;
+#[cfg(test)]
+mod testing;
+mod transport;
 mod view;
+mod window;
 
 pub use claim::{Claim, Fitness, Role, WantedRole};
+pub use keys::GossipKeys;
+pub use network::{MemoryNetwork, Network, UdpNetwork};
+pub use signed::Signer;
+pub use task::{Gossip, GossipConfig, NextGeneration, PublishError, StartError};
 pub use view::{Echo, GossipCounters, Peer, PeerView};
+pub use window::SessionId;

@@ -19,7 +19,8 @@ pub struct Peer {
     pub gossip_address: std::net::SocketAddr,
 }
 
-/// The latest claim of *this* node's identity that others hold: higher than what is on this disk means a clone or a rollback.
+/// A claim of *this* node's identity that others hold and this process has not published: of an earlier run, as a rule; higher
+/// than what is on this disk means a clone or a rollback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Echo {
     /// Generation in it.
@@ -49,15 +50,24 @@ pub struct GossipCounters {
     pub ignored_claims: u64,
     /// Times the gossip task was started again after it had died.
     pub restarts: u64,
+    /// Dropped after opening: not a message that this version understands.
+    #[serde(default)]
+    pub dropped_undecoded: u64,
+    /// Datagrams or messages that could not be sent.
+    #[serde(default)]
+    pub send_failed: u64,
 }
 
 /// The whole view at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerView {
-    /// Every other node ever heard in this generation, by identity.
+    /// Every other node ever heard since the agent started, by identity: forgotten by the gossip does not mean forgotten here.
     pub peers: BTreeMap<NodeId, Peer>,
-    /// The highest claim of this node's own identity that was heard, if any.
+    /// The highest claim of this node's own identity that was heard and that this process has not published, if any.
     pub echo: Option<Echo>,
-    /// Counters.
+    /// Whether another machine speaks under this node's identity: a validly signed claim of this generation that this process
+    /// has not published.
+    pub twin: bool,
+    /// Counters at the moment of the last change of anything else.
     pub counters: GossipCounters,
 }

@@ -1,0 +1,242 @@
+//! When to gossip beside the interval, with whom, and who counts as live. Time and chance are arguments.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use chitchat::ChitchatId;
+use tokio::time::Instant;
+
+/// Peers told in one round.
+pub(super) const FANOUT: usize = 5;
+/// Rounds in a burst: a whole founding goes through without waiting for an interval.
+const BURST: f64 = 40.0;
+/// Rounds earned per interval after a burst.
+const EARNED: f64 = 4.0;
+/// Shortest time between two rounds: news that arrives together is told together.
+const APART: Duration = Duration::from_millis(10);
+/// Advances of a heartbeat before its node counts as live: the first may be an old copy of a dead node's.
+const ADVANCES: u8 = 2;
+/// Times that a member just heard of is greeted to see its heartbeat advance.
+const GREETINGS: u8 = 3;
+/// Intervals without an advance for which a node stays live whatever the failure detector thinks. A burst of rounds teaches the
+/// detector to expect heartbeats every few milliseconds, and it would take the calm afterwards for death.
+const HOLD: u32 = 3;
+
+/// Decides when an extra round is due. News makes one due; a bucket of tokens bounds them.
+pub(super) struct Rounds {
+    interval: Duration,
+    tokens: f64,
+    counted: Instant,
+    last: Option<Instant>,
+    due: Option<Instant>,
+}
+
+impl Rounds {
+    pub(super) fn new(now: Instant, interval: Duration) -> Self {
+        Self { interval, tokens: BURST, counted: now, last: None, due: None }
+    }
+
+    /// Asks for a round after a delay, or earlier where one is due already.
+    pub(super) fn want(&mut self, now: Instant, delay: Duration) {
+        let at = self.last.map_or(now + delay, |last| (now + delay).max(last + APART));
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// When to look again; none while nothing is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Whether a round goes out now. Without a token the news waits for chitchat's own round, at most one interval away.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        if self.due.is_none_or(|due| due > now) {
+            return false;
+        }
+        self.due = None;
+        let intervals = now.duration_since(self.counted).as_secs_f64() / self.interval.as_secs_f64();
+        self.counted = now;
+        self.tokens = (self.tokens + intervals * EARNED).min(BURST);
+        if self.tokens < 1.0 {
+            return false;
+        }
+        self.tokens -= 1.0;
+        self.last = Some(now);
+        true
+    }
+}
+
+struct Beat {
+    heartbeat: u64,
+    advances: u8,
+    greetings: u8,
+    at: Instant,
+}
+
+/// Heartbeats as this node sees them advance.
+pub(super) struct Pulse {
+    hold: Duration,
+    beats: HashMap<ChitchatId, Beat>,
+}
+
+impl Pulse {
+    pub(super) fn new(interval: Duration) -> Self {
+        Self { hold: interval * HOLD, beats: HashMap::new() }
+    }
+
+    /// Takes a heartbeat in.
+    pub(super) fn beat(&mut self, now: Instant, id: &ChitchatId, heartbeat: u64) {
+        match self.beats.get_mut(id) {
+            Some(beat) if heartbeat > beat.heartbeat => {
+                beat.heartbeat = heartbeat;
+                beat.advances = beat.advances.saturating_add(1);
+                beat.at = now;
+            }
+            Some(_) => {}
+            None => {
+                self.beats.insert(id.clone(), Beat { heartbeat, advances: 0, greetings: 0, at: now });
+            }
+        }
+    }
+
+    /// Whether a heartbeat has advanced lately.
+    pub(super) fn is_beating(&self, now: Instant, id: &ChitchatId) -> bool {
+        let beat = self.beats.get(id);
+        beat.is_some_and(|beat| beat.advances >= ADVANCES && now.duration_since(beat.at) <= self.hold)
+    }
+
+    /// Members whose heartbeat has not advanced enough to call them live, and who were not greeted often enough yet to
+    /// leave them to chitchat's own rounds.
+    pub(super) fn strangers(&self) -> Vec<ChitchatId> {
+        let strangers = self.beats.iter().filter(|(_, beat)| is_stranger(beat));
+        strangers.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Whether there are any.
+    pub(super) fn has_strangers(&self) -> bool {
+        self.beats.values().any(is_stranger)
+    }
+
+    /// Counts a greeting.
+    pub(super) fn greeted(&mut self, id: &ChitchatId) {
+        if let Some(beat) = self.beats.get_mut(id) {
+            beat.greetings = beat.greetings.saturating_add(1);
+        }
+    }
+
+    /// Forgets members that chitchat has forgotten.
+    pub(super) fn retain(&mut self, known: &HashSet<ChitchatId>) {
+        self.beats.retain(|id, _| known.contains(id));
+    }
+}
+
+fn is_stranger(beat: &Beat) -> bool {
+    beat.advances < ADVANCES && beat.greetings < GREETINGS
+}
+
+/// SplitMix64: enough to choose peers, which nobody gains by guessing.
+pub(super) struct Dice(pub(super) u64);
+
+impl Dice {
+    pub(super) fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Some of the items, each as likely as any other.
+    pub(super) fn choose<T>(&mut self, mut items: Vec<T>, wanted: usize) -> Vec<T> {
+        for at in 0..wanted.min(items.len()) {
+            let left = (items.len() - at) as u64;
+            let other = at + usize::try_from(self.roll() % left).unwrap_or_default();
+            items.swap(at, other);
+        }
+        items.truncate(wanted);
+        items
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MS: Duration = Duration::from_millis(1);
+
+    fn id(node: &str) -> ChitchatId {
+        ChitchatId::new(node, 1, ([10, 0, 0, 1], 7846).into())
+    }
+
+    #[test]
+    fn news_goes_out_at_once_and_news_that_comes_together_goes_together() {
+        let start = Instant::now();
+        let mut rounds = Rounds::new(start, SECOND);
+        assert!(!rounds.take(start), "nothing to tell");
+        rounds.want(start, Duration::ZERO);
+        assert!(rounds.take(start));
+        rounds.want(start, MS);
+        rounds.want(start + 2 * MS, MS);
+        assert_eq!(rounds.due(), Some(start + APART));
+        assert!(!rounds.take(start + 9 * MS));
+        assert!(rounds.take(start + 10 * MS) && !rounds.take(start + 11 * MS));
+    }
+
+    #[test]
+    fn rounds_are_bounded_however_much_news_there_is() {
+        let start = Instant::now();
+        let mut rounds = Rounds::new(start, SECOND);
+        let mut taken = 0;
+        for n in 0..10_000 {
+            let now = start + n * MS;
+            rounds.want(now, Duration::ZERO);
+            taken += usize::from(rounds.take(now));
+        }
+        assert!((70..=81).contains(&taken), "{taken} rounds in 10 s: a burst of 40, then 4 a second");
+    }
+
+    #[test]
+    fn a_node_is_live_after_two_advances_and_for_three_intervals_after_the_last() {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(SECOND);
+        for (heartbeat, live) in [(7, false), (7, false), (9, false), (9, false), (10, true)] {
+            pulse.beat(start, &id("a"), heartbeat);
+            assert_eq!(pulse.is_beating(start, &id("a")), live, "{heartbeat}");
+        }
+        pulse.beat(start + SECOND, &id("a"), 4);
+        assert!(pulse.is_beating(start + 3 * SECOND, &id("a")));
+        assert!(!pulse.is_beating(start + 3 * SECOND + MS, &id("a")), "a lower heartbeat is no advance");
+        pulse.retain(&HashSet::new());
+        pulse.beat(start, &id("a"), 11);
+        assert!(!pulse.is_beating(start, &id("a")));
+    }
+
+    #[test]
+    fn a_stranger_is_greeted_three_times_or_until_it_is_live() {
+        let now = Instant::now();
+        let mut pulse = Pulse::new(SECOND);
+        pulse.beat(now, &id("dead"), 7);
+        pulse.beat(now, &id("new"), 1);
+        for round in 0..3 {
+            assert_eq!(pulse.strangers().len(), if round < 2 { 2 } else { 1 });
+            for stranger in pulse.strangers() {
+                pulse.greeted(&stranger);
+            }
+            pulse.beat(now, &id("new"), 2 + round);
+        }
+        assert!(!pulse.has_strangers());
+    }
+
+    #[test]
+    fn every_peer_is_chosen_now_and_then_and_none_twice() {
+        let mut dice = Dice(1);
+        let mut times = [0; 7];
+        for _ in 0..700 {
+            let chosen = dice.choose((0..7).collect(), 3);
+            assert_eq!(chosen.iter().collect::<HashSet<_>>().len(), 3);
+            chosen.into_iter().for_each(|n: usize| times[n] += 1);
+        }
+        assert!(times.iter().all(|n| (200..400).contains(n)), "{times:?}");
+        assert_eq!(dice.choose(vec![1, 2], 5).len(), 2);
+    }
+}

@@ -1,0 +1,42 @@
+//! What the tests of gossip share.
+
+use ring::signature::Ed25519KeyPair;
+
+use super::claim::{Claim, Fitness, Role, WantedRole};
+use super::signed::Signer;
+use crate::core::{NodeId, Phase};
+use crate::founding::Parameters;
+
+pub(super) fn signer(seed: u8) -> Signer {
+    Signer::new(Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap())
+}
+
+pub(super) fn parameters() -> Parameters {
+    let text = |text: &str| text.to_owned();
+    Parameters([(text("servers"), text("3")), (text("k3s.cluster-cidr"), text("10.42.0.0/16"))].into())
+}
+
+pub(super) fn claim(owner: &NodeId, generation: u64, counter: u64) -> Claim {
+    Claim {
+        v: 1,
+        owner: owner.clone(),
+        generation,
+        counter,
+        name: format!("node-{}", owner.short()),
+        address: [10, 0, 0, 1].into(),
+        wants: WantedRole::Auto,
+        eligible: true,
+        fitness: Fitness { class: 2 },
+        parameters: parameters().hash(),
+        era: 1,
+        register: None,
+        proposal: None,
+        certificate: None,
+        annulment: None,
+        phase: Phase::Seeking,
+        role: Role::Undecided,
+        voter: None,
+        ready: None,
+        why: String::new(),
+    }
+}
