@@ -132,10 +132,16 @@ fn enabled(tree: &Tree) -> Known<BTreeSet<String>> {
     Known::Yes(enabled)
 }
 
+/// Whether a directory is a place of its own: `/run` of an image is nobody's, and where `/lib` is a link to `/usr/lib` its
+/// names were seen already.
+fn counts(tree: &Tree, scope: Scope, path: &str) -> bool {
+    let merged = || matches!(tree.look("/lib"), Ok(Some(Kept::Link { .. })));
+    (scope == Scope::Live || !path.starts_with("/run/")) && !(path.starts_with("/lib/") && merged())
+}
+
 fn units(tree: &Tree, scope: Scope, enabled: &Known<BTreeSet<String>>) -> Known<BTreeMap<String, UnitSeen>> {
     let mut seen = BTreeSet::new();
-    for directory in UNIT_DIRECTORIES.iter().filter(|path| scope == Scope::Live || !path.starts_with("/run/"))
-    {
+    for directory in UNIT_DIRECTORIES.iter().filter(|path| counts(tree, scope, path)) {
         match tree.names(directory) {
             Known::Yes(names) => {
                 seen.extend(

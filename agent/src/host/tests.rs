@@ -277,6 +277,18 @@ fn what_blocks_whom() {
 }
 
 #[test]
+fn a_left_over_docker_file_makes_no_container_of_a_machine() {
+    let tree = copy_of(VM);
+    put(tree.path(), "/.dockerenv", "");
+    let off =
+        |root: &Path| plan_of(root).steps.iter().any(|step| matches!(step.act, HostAct::SwapOff { .. }));
+    assert!(!off(tree.path()));
+    fs::create_directory(&tree.path().join("proc/self/ns"), 0o755).unwrap();
+    std::os::unix::fs::symlink("pid:[4026531836]", tree.path().join("proc/self/ns/pid")).unwrap();
+    assert!(off(tree.path()));
+}
+
+#[test]
 fn a_foreign_process_on_6443_is_named_and_ours_is_not_a_finding() {
     let tree = copy_of("raspbian-12.dphys.by-hand");
     let mut facts = probe_as(&Tree::new(tree.path()), Scope::Live);
@@ -342,6 +354,43 @@ fn two_at_once_is_refused() {
     assert!(matches!(run(prepare(&mut second, &wanted())), Err(HostError::Busy { .. })));
     first.unlock();
     run(prepare(&mut second, &wanted())).unwrap();
+}
+
+/// The real calls on the real kernel, as far as a network namespace of its own goes: no other row is touched.
+#[test]
+fn a_sysctl_of_this_kernel_is_set_and_restored_in_a_namespace_of_its_own() {
+    let key = "sysctl.net.ipv4.ip_forward";
+    let only = HostWanted {
+        skip: ROWS.iter().map(|row| row.name.to_owned()).filter(|name| name != key).collect(),
+        ..HostWanted::default()
+    };
+    // `/proc/sys/net` shows the namespace of the thread that reads it.
+    let outcome = std::thread::spawn(move || {
+        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err() {
+            return None;
+        }
+        let state = temporary();
+        let mut machine = LocalMachine::live(state.path());
+        machine.set_sysctl("net.ipv4.ip_forward", "0").unwrap();
+        let value = || fs::read_text(Path::new("/proc/sys/net/ipv4/ip_forward")).unwrap().unwrap();
+        let prepared = run(prepare(&mut machine, &only)).unwrap();
+        let set = value();
+        let bad = machine.set_sysctl("net.ipv4.ip_forward", "many").unwrap_err();
+        let none = machine.set_sysctl("net.ipv4.no_such_key", "1").unwrap_err();
+        let reverted = run(revert(&mut machine)).unwrap();
+        Some((prepared, set, bad.chain(), none.chain(), reverted, value()))
+    })
+    .join()
+    .unwrap();
+    let Some((prepared, set, bad, none, reverted, after)) = outcome else {
+        println!("no network namespace can be made here (not root): not run");
+        return;
+    };
+    assert_eq!(prepared.plan.steps, vec![]);
+    assert_eq!((prepared.reports.len(), set.as_str()), (1, "1\n"));
+    assert_eq!(bad, "cannot set net.ipv4.ip_forward to many: Invalid argument (os error 22)");
+    assert!(none.starts_with("cannot set net.ipv4.no_such_key to 1: "), "{none}");
+    assert_eq!((reverted.len(), after.as_str()), (1, "0\n"));
 }
 
 #[test]

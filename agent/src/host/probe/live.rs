@@ -7,7 +7,7 @@ use crate::core::Known;
 use crate::edge::clock;
 use crate::host::facts::{kernel, network, swap, sysctl};
 use crate::host::profile::Effect;
-use crate::host::{Cgroups, Kind, Listener, LiveFacts, Protocol, ROWS, Tree};
+use crate::host::{Cgroups, Kept, Kind, Listener, LiveFacts, Protocol, ROWS, Tree};
 
 pub(super) fn live(tree: &Tree) -> LiveFacts {
     let file_systems = tree.text("/proc/filesystems").map(|text| kernel::parse_filesystems(&text));
@@ -83,13 +83,21 @@ fn sysctl_value(tree: &Tree, key: &str) -> Known<String> {
     tree.text(&format!("/proc/sys/{}", sysctl::key_path(key))).map(|value| value.trim().to_owned())
 }
 
-/// The container manager, by the files of systemd's container interface, Docker and podman.
+/// The PID namespace of the machine itself; the kernel gives it this number at boot.
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// The container manager, by the files of systemd's container interface, Docker and podman. Those of the latter two stay
+/// behind when an image becomes a virtual machine, so they do not count in the first PID namespace.
 fn container(tree: &Tree) -> Known<String> {
     for path in ["/run/systemd/container", "/run/host/container-manager"] {
         match tree.text(path) {
             Known::Absent => {}
             known => return known.map(|name| name.trim().to_owned()),
         }
+    }
+    if matches!(tree.look("/proc/self/ns/pid"), Ok(Some(Kept::Link { target })) if target == FIRST_PID_NAMESPACE)
+    {
+        return Known::Absent;
     }
     for (path, name) in [("/.dockerenv", "docker"), ("/run/.containerenv", "podman")] {
         match tree.there(path) {
