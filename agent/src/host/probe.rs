@@ -245,9 +245,7 @@ fn first_names<const N: usize>(tree: &Tree, paths: [&str; N]) -> Known<Vec<Strin
 
 fn sysctl_others(tree: &Tree, scope: Scope) -> Known<Vec<SysctlFile>> {
     let mut files = Vec::new();
-    for directory in
-        sysctl::DIRECTORIES.iter().filter(|path| scope == Scope::Live || !path.starts_with("/run/"))
-    {
+    for directory in sysctl::DIRECTORIES.iter().filter(|path| counts(tree, scope, path)) {
         let names = match tree.names(directory) {
             Known::Yes(names) => names,
             Known::Absent => continue,
