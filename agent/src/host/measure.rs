@@ -102,15 +102,15 @@ fn percentile(sorted: &[u64], percent: usize) -> u64 {
 #[must_use]
 pub fn class(measured: &Measured) -> u8 {
     let disk = match measured.fdatasync_p99_micros {
-        ..10_000 => 3,
-        ..30_000 => 2,
-        ..100_000 => 1,
+        ..=9_999 => 3,
+        10_000..=29_999 => 2,
+        30_000..=99_999 => 1,
         _ => 0,
     };
     let memory = match measured.memory_mib {
         1_800.. => 3,
-        900.. => 2,
-        450.. => 1,
+        900..=1_799 => 2,
+        450..=899 => 1,
         _ => 0,
     };
     let cores = if measured.cores >= 2 { 3 } else { 2 };

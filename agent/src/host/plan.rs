@@ -83,8 +83,8 @@ pub struct RowState {
     pub need: Need,
     /// How it stands.
     pub verdict: Verdict,
-    /// Whether steps of this plan mend it.
-    pub mended: bool,
+    /// Whether steps of this plan work on it.
+    pub planned: bool,
     /// What was seen.
     pub detail: String,
 }
@@ -325,13 +325,13 @@ fn judge(row: &Row, facts: &HostFacts, wanted: &HostWanted) -> Option<Judged> {
     }
 }
 
-fn state(row: &Row, verdict: Verdict, mended: bool, detail: String) -> RowState {
-    RowState { row: row.name.into(), level: row.level, need: row.need, verdict, mended, detail }
+fn state(row: &Row, verdict: Verdict, planned: bool, detail: String) -> RowState {
+    RowState { row: row.name.into(), level: row.level, need: row.need, verdict, planned, detail }
 }
 
 fn take(plan: &mut HostPlan, row: &'static Row, judged: Judged) {
     let rule = format!("host.{}", row.name);
-    let mended = !judged.steps.is_empty() && judged.findings.is_empty();
+    let planned = !judged.steps.is_empty();
     for (verdict, detail, next) in judged.findings {
         plan.findings.push(Finding {
             row: row.name.into(),
@@ -345,5 +345,5 @@ fn take(plan: &mut HostPlan, row: &'static Row, judged: Judged) {
         let why = Why::new(&rule, judged.detail.clone(), row.reason);
         plan.steps.push(HostStep { row: row.name, level: row.level, act, why });
     }
-    plan.rows.push(state(row, judged.verdict, mended, judged.detail));
+    plan.rows.push(state(row, judged.verdict, planned, judged.detail));
 }

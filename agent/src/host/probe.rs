@@ -1,16 +1,18 @@
 //! Reads what the rows are judged by. Nothing is changed, no process is started; a live look takes a few milliseconds.
 
+mod live;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::core::Known;
-use crate::edge::clock;
-use crate::host::facts::{kernel, network, swap, sysctl};
-use crate::host::profile::Effect;
+use crate::host::facts::{kernel, swap, sysctl};
 use crate::host::{
-    Cgroups, FSTAB, FileFacts, HostFacts, Kept, Kind, Listener, LiveFacts, MODULES_FILE,
-    NETWORK_MANAGER_FILE, Protocol, ROWS, SYSCTL_FILE, Scope, SysctlFile, Tree, UnitSeen, ZramConfig,
+    FSTAB, FileFacts, HostFacts, Kept, Listener, LiveFacts, MODULES_FILE, NETWORK_MANAGER_FILE, SYSCTL_FILE,
+    Scope, SysctlFile, Tree, UnitSeen, ZramConfig,
 };
+
+pub(super) use live::effect_seen;
 
 /// Looks at the running machine for `/`, and at the files of an image for any other root.
 #[must_use]
@@ -23,7 +25,7 @@ pub fn probe(root: &Path) -> HostFacts {
 #[must_use]
 pub fn probe_as(tree: &Tree, scope: Scope) -> HostFacts {
     let owner = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    let live = (scope == Scope::Live).then(|| live(tree));
+    let live = (scope == Scope::Live).then(|| live::live(tree));
     HostFacts { owner, files: files(tree, scope), live }
 }
 
@@ -130,10 +132,16 @@ fn enabled(tree: &Tree) -> Known<BTreeSet<String>> {
     Known::Yes(enabled)
 }
 
+/// Whether a directory is a place of its own: `/run` of an image is nobody's, and where `/lib` is a link to `/usr/lib` its
+/// names were seen already.
+fn counts(tree: &Tree, scope: Scope, path: &str) -> bool {
+    let merged = || matches!(tree.look("/lib"), Ok(Some(Kept::Link { .. })));
+    (scope == Scope::Live || !path.starts_with("/run/")) && !(path.starts_with("/lib/") && merged())
+}
+
 fn units(tree: &Tree, scope: Scope, enabled: &Known<BTreeSet<String>>) -> Known<BTreeMap<String, UnitSeen>> {
     let mut seen = BTreeSet::new();
-    for directory in UNIT_DIRECTORIES.iter().filter(|path| scope == Scope::Live || !path.starts_with("/run/"))
-    {
+    for directory in UNIT_DIRECTORIES.iter().filter(|path| counts(tree, scope, path)) {
         match tree.names(directory) {
             Known::Yes(names) => {
                 seen.extend(
@@ -237,9 +245,7 @@ fn first_names<const N: usize>(tree: &Tree, paths: [&str; N]) -> Known<Vec<Strin
 
 fn sysctl_others(tree: &Tree, scope: Scope) -> Known<Vec<SysctlFile>> {
     let mut files = Vec::new();
-    for directory in
-        sysctl::DIRECTORIES.iter().filter(|path| scope == Scope::Live || !path.starts_with("/run/"))
-    {
+    for directory in sysctl::DIRECTORIES.iter().filter(|path| counts(tree, scope, path)) {
         let names = match tree.names(directory) {
             Known::Yes(names) => names,
             Known::Absent => continue,
@@ -264,142 +270,6 @@ fn sysctl_others(tree: &Tree, scope: Scope) -> Known<Vec<SysctlFile>> {
     if procps && let Known::Yes(text) = tree.text("/etc/sysctl.conf") {
         let sets = sysctl::parse_file(&text);
         files.push(SysctlFile { path: "/etc/sysctl.conf".into(), name: String::new(), sets });
-    }
-    Known::Yes(files)
-}
-
-fn live(tree: &Tree) -> LiveFacts {
-    let file_systems = tree.text("/proc/filesystems").map(|text| kernel::parse_filesystems(&text));
-    let mut effects = BTreeMap::new();
-    let mut sysctls = BTreeMap::new();
-    for row in ROWS {
-        match row.kind {
-            Kind::Module(name, effect) => {
-                effects.insert(name, effect_seen(tree, effect, &file_systems));
-            }
-            Kind::Sysctl(key, _) => {
-                sysctls.insert(key, sysctl_value(tree, key));
-            }
-            _ => {}
-        }
-    }
-    sysctls.insert(LiveFacts::RP_FILTER, sysctl_value(tree, LiveFacts::RP_FILTER));
-    let routes6 = parsed(tree.text("/proc/net/ipv6_route"), "/proc/net/ipv6_route", network::parse_routes6);
-    LiveFacts {
-        container: container(tree),
-        swaps: parsed(tree.text("/proc/swaps"), "/proc/swaps", swap::parse_swaps),
-        loaded: tree.text("/proc/modules").map(|text| kernel::parse_modules(&text)),
-        effects,
-        sysctls,
-        proc_mounts: tree.text("/proc/self/mountinfo").map(|text| kernel::parse_proc_mounts(&text)),
-        advertised: advertised(tree, &routes6),
-        host_name: tree.text("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()),
-        memory_kib: parsed(tree.text("/proc/meminfo"), "/proc/meminfo", |text| {
-            kernel::parse_memory_kib(text).ok_or_else(|| "it has no MemTotal".to_owned())
-        }),
-        cpus: parsed(tree.text("/sys/devices/system/cpu/online"), "/sys/devices/system/cpu/online", |text| {
-            kernel::parse_cpu_list(text).ok_or_else(|| format!("not a list of processors: {text:?}"))
-        }),
-        clock: Known::Yes(clock::wall_seconds()),
-        cgroups: match tree.text("/sys/fs/cgroup/cgroup.controllers") {
-            Known::Yes(text) => Known::Yes(Cgroups::V2(kernel::parse_controllers(&text))),
-            Known::Absent => {
-                tree.text("/proc/cgroups").map(|text| Cgroups::V1(kernel::parse_proc_cgroups(&text)))
-            }
-            Known::Unknown(unread) => Known::Unknown(unread),
-        },
-        route4: some(parsed(tree.text("/proc/net/route"), "/proc/net/route", network::parse_route4)),
-        route6: some(routes6.map(|routes| routes.into_iter().next().map(|route| route.interface))),
-        listeners: listeners(tree),
-        name_servers: name_servers(tree),
-        selinux: tree.text("/sys/fs/selinux/enforce").map(|text| text.trim() == "1"),
-    }
-}
-
-fn some<T>(known: Known<Option<T>>) -> Known<T> {
-    match known {
-        Known::Yes(Some(value)) => Known::Yes(value),
-        Known::Yes(None) | Known::Absent => Known::Absent,
-        Known::Unknown(unread) => Known::Unknown(unread),
-    }
-}
-
-/// Whether the effect of a module is there.
-pub(super) fn effect_seen(tree: &Tree, effect: Effect, file_systems: &Known<BTreeSet<String>>) -> Known<()> {
-    match (effect, file_systems) {
-        (Effect::Path(path), _) => tree.there(path),
-        (Effect::FileSystem(name), Known::Yes(names)) if names.contains(name) => Known::Yes(()),
-        (Effect::FileSystem(_), Known::Yes(_) | Known::Absent) => Known::Absent,
-        (Effect::FileSystem(_), Known::Unknown(unread)) => Known::Unknown(unread.clone()),
-    }
-}
-
-fn sysctl_value(tree: &Tree, key: &str) -> Known<String> {
-    tree.text(&format!("/proc/sys/{}", sysctl::key_path(key))).map(|value| value.trim().to_owned())
-}
-
-/// The container manager, by the files of systemd's container interface, Docker and podman.
-fn container(tree: &Tree) -> Known<String> {
-    for path in ["/run/systemd/container", "/run/host/container-manager"] {
-        match tree.text(path) {
-            Known::Absent => {}
-            known => return known.map(|name| name.trim().to_owned()),
-        }
-    }
-    for (path, name) in [("/.dockerenv", "docker"), ("/run/.containerenv", "podman")] {
-        match tree.there(path) {
-            Known::Absent => {}
-            known => return known.map(|()| name.to_owned()),
-        }
-    }
-    Known::Absent
-}
-
-fn advertised(tree: &Tree, routes: &Known<Vec<network::Route6>>) -> Known<Vec<(String, String)>> {
-    let routes = match routes {
-        Known::Yes(routes) => routes,
-        Known::Absent => return Known::Absent,
-        Known::Unknown(unread) => return Known::Unknown(unread.clone()),
-    };
-    let mut learned = Vec::new();
-    for route in routes.iter().filter(|route| route.advertised) {
-        match tree.text(&format!("/proc/sys/net/ipv6/conf/{}/accept_ra", route.interface)) {
-            Known::Yes(value) => learned.push((route.interface.clone(), value.trim().to_owned())),
-            // The interface went away between the two looks.
-            Known::Absent => {}
-            Known::Unknown(unread) => return Known::Unknown(unread),
-        }
-    }
-    Known::Yes(learned)
-}
-
-fn listeners(tree: &Tree) -> Known<Vec<Listener>> {
-    let files = [
-        ("/proc/net/tcp", Protocol::Tcp),
-        ("/proc/net/tcp6", Protocol::Tcp),
-        ("/proc/net/udp", Protocol::Udp),
-        ("/proc/net/udp6", Protocol::Udp),
-    ];
-    let mut all = Vec::new();
-    for (path, protocol) in files {
-        match parsed(tree.text(path), path, |text| network::parse_sockets(text, protocol)) {
-            Known::Yes(listeners) => all.extend(listeners),
-            // A kernel without IPv6.
-            Known::Absent => {}
-            Known::Unknown(unread) => return Known::Unknown(unread),
-        }
-    }
-    Known::Yes(all)
-}
-
-fn name_servers(tree: &Tree) -> Known<Vec<(String, Vec<String>)>> {
-    let mut files = Vec::new();
-    for path in ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"] {
-        match tree.text(path) {
-            Known::Yes(text) => files.push((path.to_owned(), network::parse_name_servers(&text))),
-            Known::Absent => {}
-            Known::Unknown(unread) => return Known::Unknown(unread),
-        }
     }
     Known::Yes(files)
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::host::{Applies, Blocks, HostPlan, Level, Need, Outcome, ROWS, StepReport, Verdict};
+use crate::host::{Applies, Blocks, HostAct, HostPlan, Level, Need, Outcome, ROWS, StepReport, Verdict};
 
 fn level(level: Level) -> &'static str {
     match level {
@@ -24,7 +24,7 @@ fn blocks(blocks: Blocks) -> &'static str {
 pub fn render_table(plan: &HostPlan) -> String {
     let mut rows = vec![["ROW", "LEVEL", "STATE", "SEEN"].map(str::to_owned)];
     for row in &plan.rows {
-        let state = match (row.verdict, row.mended) {
+        let state = match (row.verdict, row.planned) {
             (Verdict::Ok, _) => "ok",
             (Verdict::Missing, true) => "to do",
             (Verdict::Missing, false) => "missing",
@@ -36,11 +36,17 @@ pub fn render_table(plan: &HostPlan) -> String {
     let mut text = columns(&rows);
     if !plan.steps.is_empty() {
         let _ = writeln!(text, "\nTo do:");
+        let mut row = "";
         for (number, step) in plan.steps.iter().enumerate() {
-            let _ = writeln!(text, "{:>3}. {} ({}: {})", number + 1, step.act, step.row, step.why.next);
-            if let crate::host::HostAct::PutFile { lines, .. } = &step.act {
+            // The reason once for each row.
+            if step.row != row {
+                row = step.row;
+                let _ = writeln!(text, "  {row}: {}", step.why.next);
+            }
+            let _ = writeln!(text, "{:>5}. {}", number + 1, step.act);
+            if let HostAct::PutFile { lines, .. } = &step.act {
                 for line in lines {
-                    let _ = writeln!(text, "       {line}");
+                    let _ = writeln!(text, "         {line}");
                 }
             }
         }

@@ -1,1 +1,350 @@
+//! A host in a directory whose kernel, systemd and disk are played: faults can be put at any change.
 
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::core::Known;
+use crate::edge::fs;
+use crate::host::facts::swap::{FstabLine, fstab_line, parse_swaps, swap_unit};
+use crate::host::facts::sysctl::key_path;
+use crate::host::{FSTAB, HostError, JOURNAL_NAME, Kept, Machine, Reload, Scope, Tree};
+
+/// What happens at the n-th change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The process dies before it.
+    DieBefore,
+    /// The process dies after it, before anybody is told.
+    DieAfter,
+    /// A line of the journal is written in part, then the process dies; another change dies before it.
+    Tear,
+    /// It fails with an I/O error, and the process goes on.
+    Refuse,
+}
+
+/// A played host. A new one over the same directory is the same host after a restart of the agent.
+pub struct PlayedMachine {
+    tree: Tree,
+    state_dir: PathBuf,
+    /// Changes so far.
+    pub changes: usize,
+    /// What was told to read its files again.
+    pub reloads: Vec<Reload>,
+    /// A GPT swap partition that systemd's generator takes up once fstab has no swap line.
+    pub gpt_swap: bool,
+    fault: Option<(usize, Fault)>,
+    dead: bool,
+}
+
+/// A temporary directory in memory where there is one: these tests sync thousands of files.
+pub fn temporary() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// Copies a captured host, links as links.
+pub fn copy_of(name: &str) -> TempDir {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/host/trees").join(name);
+    let directory = temporary();
+    copy(&source, directory.path());
+    directory
+}
+
+/// Copies a directory, links as links.
+pub fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type().unwrap();
+        if kind.is_symlink() {
+            std::os::unix::fs::symlink(std::fs::read_link(source).unwrap(), target).unwrap();
+        } else if kind.is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy(&source, &target);
+        } else {
+            std::fs::copy(source, target).unwrap();
+        }
+    }
+}
+
+/// Everything in a tree but the state directory: kind, mode, content or target. Active swap is compared by area and
+/// priority, as turning it on again appends it.
+pub fn snapshot(root: &Path) -> BTreeMap<String, String> {
+    let mut seen = BTreeMap::new();
+    walk(root, root, &mut seen);
+    seen
+}
+
+/// Paths at which two snapshots differ, short enough to read.
+pub fn differences(one: &BTreeMap<String, String>, other: &BTreeMap<String, String>) -> Vec<String> {
+    let short = |what: Option<&String>| {
+        what.map_or("nothing".into(), |what| what.chars().take(300).collect::<String>())
+    };
+    let names: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+    names
+        .into_iter()
+        .filter(|name| one.get(*name) != other.get(*name))
+        .map(|name| format!("{name}: {} | {}", short(one.get(name)), short(other.get(name))))
+        .collect()
+}
+
+fn walk(root: &Path, directory: &Path, seen: &mut BTreeMap<String, String>) {
+    for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        let name = path.strip_prefix(root).unwrap().display().to_string();
+        let kind = entry.file_type().unwrap();
+        if name == "state" {
+            continue;
+        }
+        let mode = entry.metadata().unwrap().permissions().mode();
+        let what = if kind.is_symlink() {
+            format!("link {}", std::fs::read_link(&path).unwrap().display())
+        } else if kind.is_dir() {
+            walk(root, &path, seen);
+            format!("directory {mode:o}")
+        } else if name == "proc/swaps" {
+            let mut swaps: Vec<_> = parse_swaps(&text(root, "/proc/swaps"))
+                .unwrap()
+                .into_iter()
+                .map(|swap| (swap.path, swap.priority))
+                .collect();
+            swaps.sort();
+            format!("{swaps:?}")
+        } else if ["proc/modules", "proc/filesystems"].contains(&name.as_str()) {
+            // The kernel's own order is that of loading.
+            let text = text(root, &name);
+            let mut lines: Vec<&str> = text.lines().collect();
+            lines.sort_unstable();
+            lines.join("; ")
+        } else {
+            format!("file {mode:o} {}", fs::read(&path).unwrap().unwrap().escape_ascii())
+        };
+        seen.insert(name, what);
+    }
+}
+
+fn text(root: &Path, path: &str) -> String {
+    fs::read_text(&root.join(path.trim_start_matches('/'))).unwrap().unwrap_or_default()
+}
+
+/// Writes a text into a tree, with its directories.
+pub fn put(root: &Path, path: &str, text: &str) {
+    let at = root.join(path.trim_start_matches('/'));
+    fs::create_directory(at.parent().unwrap(), 0o755).unwrap();
+    fs::write_volatile(&at, text.as_bytes(), 0o644).unwrap();
+}
+
+fn died() -> HostError {
+    HostError::Way { path: "the test".into(), source: std::io::Error::other("injected") }
+}
+
+impl PlayedMachine {
+    pub fn new(root: &Path) -> Self {
+        Self {
+            tree: Tree::new(root),
+            state_dir: root.join("state"),
+            changes: 0,
+            reloads: Vec::new(),
+            gpt_swap: false,
+            fault: None,
+            dead: false,
+        }
+    }
+
+    pub fn failing(root: &Path, at: usize, fault: Fault) -> Self {
+        Self { fault: Some((at, fault)), ..Self::new(root) }
+    }
+
+    pub fn journal_path(&self) -> PathBuf {
+        self.state_dir.join(JOURNAL_NAME)
+    }
+
+    fn change(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> Result<(), HostError>,
+        torn: impl FnOnce(&mut Self),
+    ) -> Result<(), HostError> {
+        if self.dead {
+            return Err(died());
+        }
+        self.changes += 1;
+        match self.fault {
+            Some((at, fault)) if at == self.changes => {
+                self.dead = fault != Fault::Refuse;
+                match fault {
+                    Fault::DieAfter => act(self)?,
+                    Fault::Tear => torn(self),
+                    Fault::DieBefore | Fault::Refuse => {}
+                }
+                Err(died())
+            }
+            _ => act(self),
+        }
+    }
+
+    fn plain(&mut self, act: impl FnOnce(&mut Self) -> Result<(), HostError>) -> Result<(), HostError> {
+        self.change(act, |_| ())
+    }
+
+    fn root(&self) -> &Path {
+        self.tree.root()
+    }
+
+    fn lines(&self, path: &str, edit: impl FnOnce(&mut Vec<String>)) {
+        let mut lines: Vec<String> = text(self.root(), path).lines().map(ToOwned::to_owned).collect();
+        edit(&mut lines);
+        put(self.root(), path, &lines.into_iter().map(|line| line + "\n").collect::<String>());
+    }
+
+    /// systemd's generators, as far as swap goes.
+    fn generate(&self) {
+        for directory in ["run/systemd/generator", "run/systemd/generator.late"] {
+            let directory = self.root().join(directory);
+            for name in fs::known_names(&directory).yes().into_iter().flatten() {
+                if name.ends_with(".swap") && !name.contains("zram") {
+                    fs::remove(&directory.join(name)).unwrap();
+                }
+            }
+        }
+        let _ = fs::remove_directory(&self.root().join("run/systemd/generator.late"));
+        let fstab = text(self.root(), FSTAB);
+        let specs: Vec<&str> = fstab
+            .lines()
+            .filter_map(|line| match fstab_line(line) {
+                FstabLine::Swap(spec) => Some(spec),
+                _ => None,
+            })
+            .collect();
+        for spec in specs.iter().filter(|spec| spec.starts_with('/')) {
+            put(self.root(), &format!("/run/systemd/generator/{}", swap_unit(spec)), "# generated\n");
+        }
+        if specs.is_empty() && self.gpt_swap {
+            let unit = swap_unit("/dev/disk/by-diskseq/1-part5");
+            put(self.root(), &format!("/run/systemd/generator.late/{unit}"), "# generated\n");
+        }
+    }
+}
+
+impl Machine for PlayedMachine {
+    fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::Live
+    }
+
+    fn journal(&self) -> Known<String> {
+        fs::known_text(&self.journal_path())
+    }
+
+    fn journal_append(&mut self, line: &str) -> Result<(), HostError> {
+        self.change(
+            |machine| {
+                fs::create_directory(&machine.state_dir, 0o700).unwrap();
+                Ok(fs::append_synced(&machine.journal_path(), line.as_bytes(), 0o600)?)
+            },
+            |machine| {
+                fs::create_directory(&machine.state_dir, 0o700).unwrap();
+                fs::append_synced(&machine.journal_path(), &line.as_bytes()[..line.len() / 2], 0o600)
+                    .unwrap();
+            },
+        )
+    }
+
+    fn journal_replace(&mut self, text: Option<&str>) -> Result<(), HostError> {
+        self.plain(|machine| {
+            match text {
+                Some(text) => fs::write_atomic(&machine.journal_path(), text.as_bytes(), 0o600)?,
+                None => fs::remove_synced(&machine.journal_path())?,
+            }
+            Ok(())
+        })
+    }
+
+    fn lock(&mut self) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    fn unlock(&mut self) {}
+
+    fn put(&mut self, path: &str, state: Option<&Kept>) -> Result<(), HostError> {
+        self.plain(|machine| machine.tree.put(path, state))
+    }
+
+    fn make_directory(&mut self, path: &str) -> Result<(), HostError> {
+        self.plain(|machine| Ok(fs::create_directory(&machine.tree.at(path)?, 0o755)?))
+    }
+
+    fn remove_directory(&mut self, path: &str) -> Result<(), HostError> {
+        self.plain(|machine| Ok(fs::remove_directory(&machine.tree.at(path)?)?))
+    }
+
+    fn set_sysctl(&mut self, key: &str, value: &str) -> Result<(), HostError> {
+        self.plain(|machine| {
+            put(machine.root(), &format!("/proc/sys/{}", key_path(key)), &format!("{value}\n"));
+            Ok(())
+        })
+    }
+
+    async fn swap_off(&mut self, path: &str) -> Result<(), HostError> {
+        self.plain(|machine| {
+            machine.lines("/proc/swaps", |lines| {
+                lines.retain(|line| line.split_whitespace().next() != Some(path))
+            });
+            Ok(())
+        })
+    }
+
+    async fn swap_on(&mut self, path: &str, priority: i32) -> Result<(), HostError> {
+        self.plain(|machine| {
+            machine.lines("/proc/swaps", |lines| lines.push(format!("{path} file 1 0 {priority}")));
+            Ok(())
+        })
+    }
+
+    async fn load_module(&mut self, name: &str) -> Result<(), HostError> {
+        self.plain(|machine| {
+            machine.lines("/proc/modules", |lines| lines.push(format!("{name} 16384 0 - Live 0x0")));
+            let root = machine.root();
+            match name {
+                "br_netfilter" => {
+                    for key in ["iptables", "ip6tables"] {
+                        put(root, &format!("/proc/sys/net/bridge/bridge-nf-call-{key}"), "0\n");
+                    }
+                }
+                "nf_conntrack" => put(root, "/proc/sys/net/netfilter/nf_conntrack_max", "65536\n"),
+                "overlay" => machine.lines("/proc/filesystems", |lines| lines.push("nodev\toverlay".into())),
+                other => panic!("nobody asked for {other}"),
+            }
+            Ok(())
+        })
+    }
+
+    async fn unload_module(&mut self, name: &str) -> Result<(), HostError> {
+        self.plain(|machine| {
+            machine
+                .lines("/proc/modules", |lines| lines.retain(|line| !line.starts_with(&format!("{name} "))));
+            #[expect(clippy::disallowed_methods, reason = "a played kernel takes its entries away")]
+            let remove = |path: &str| std::fs::remove_dir_all(machine.root().join(path)).unwrap();
+            match name {
+                "br_netfilter" => remove("proc/sys/net/bridge"),
+                "nf_conntrack" => remove("proc/sys/net/netfilter"),
+                _ => machine
+                    .lines("/proc/filesystems", |lines| lines.retain(|line| !line.ends_with("\toverlay"))),
+            }
+            Ok(())
+        })
+    }
+
+    async fn reload(&mut self, what: Reload) -> Result<(), HostError> {
+        self.plain(|machine| {
+            machine.reloads.push(what);
+            if what == Reload::Units {
+                machine.generate();
+            }
+            Ok(())
+        })
+    }
+}

@@ -71,6 +71,23 @@ pub fn fstab_line(line: &str) -> FstabLine<'_> {
     }
 }
 
+/// The path that systemd makes of the first field of fstab: tags become the links that udev makes of them.
+#[must_use]
+pub fn device_of(spec: &str) -> String {
+    let tags = [
+        ("UUID=", "by-uuid"),
+        ("LABEL=", "by-label"),
+        ("PARTUUID=", "by-partuuid"),
+        ("PARTLABEL=", "by-partlabel"),
+    ];
+    for (tag, directory) in tags {
+        if let Some(value) = spec.strip_prefix(tag) {
+            return format!("/dev/disk/{directory}/{}", unescape(value.trim_matches('"')));
+        }
+    }
+    unescape(spec)
+}
+
 /// Octal escapes of the kernel and of fstab (`\040` is a blank).
 #[must_use]
 pub fn unescape(text: &str) -> String {
@@ -212,6 +229,13 @@ mod tests {
         ] {
             assert_eq!(swap_unit(path), unit);
         }
+    }
+
+    #[test]
+    fn tags_name_the_links_of_udev() {
+        assert_eq!(device_of("UUID=1a-2b"), "/dev/disk/by-uuid/1a-2b");
+        assert_eq!(device_of("PARTLABEL=\"swap\""), "/dev/disk/by-partlabel/swap");
+        assert_eq!(device_of("/swap\\040file"), "/swap file");
     }
 
     #[test]

@@ -191,7 +191,8 @@ pub(super) fn keep_sysctls(facts: &HostFacts, wanted: &HostWanted) -> Judged {
     overridden.into_iter().fold(judged, |judged, (detail, next)| judged.also(Verdict::Missing, detail, next))
 }
 
-/// Whether a number is large enough without us. Once our file names it, it stays there: the live value may be ours.
+/// Whether a number is large enough without us. Once our file names it, it stays there; and a live value that is just what
+/// is wished may be ours, set by a run that died before it came to the file.
 fn enough_already(
     key: &str,
     least: u64,
@@ -208,7 +209,7 @@ fn enough_already(
         );
     };
     match live.sysctls.get(key) {
-        Some(Known::Yes(value)) => Ok(value.trim().parse().is_ok_and(|number: u64| number >= least)),
+        Some(Known::Yes(value)) => Ok(value.trim().parse().is_ok_and(|number: u64| number > least)),
         Some(Known::Absent) | None => Ok(true),
         Some(Known::Unknown(unread)) => Err(unread.clone()),
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{HostAct, Judged, Verdict};
 use crate::core::Known;
-use crate::host::facts::swap::{FstabLine, fstab_line, swap_unit};
+use crate::host::facts::swap::{FstabLine, device_of, fstab_line, swap_unit};
 use crate::host::{Content, FSTAB, FileFacts, HostFacts, Kept, LiveFacts, render};
 
 pub(super) fn judge(facts: &HostFacts) -> Judged {
@@ -163,7 +163,7 @@ fn masks(facts: &HostFacts, judged: &mut Judged, said: &mut Vec<String>) -> bool
         }
     };
     names.extend(units.iter().filter(|(_, unit)| unit.wanted).map(|(name, _)| name.clone()));
-    names.extend(partitions(facts));
+    names.extend(named_by_fstab(facts));
     let mut masked = Vec::new();
     for name in names {
         let in_etc = units.get(&name).map_or(Known::Absent, |unit| unit.in_etc.clone());
@@ -179,17 +179,15 @@ fn masks(facts: &HostFacts, judged: &mut Judged, said: &mut Vec<String>) -> bool
     planned || !masked.is_empty()
 }
 
-/// Units of active swap partitions: once fstab has no swap line, systemd's GPT generator may bring them back.
-fn partitions(facts: &HostFacts) -> Vec<String> {
-    let Some(live) = &facts.live else { return Vec::new() };
-    match (&live.container, live.swaps.yes()) {
-        (Known::Absent, Some(swaps)) => swaps
-            .iter()
-            .filter(|swap| swap.path.starts_with("/dev/"))
-            .map(|swap| swap_unit(&swap.path))
-            .collect(),
-        _ => Vec::new(),
-    }
+/// Units that systemd makes of fstab's swap lines, those included that we have commented out: so that the plan is the same
+/// whether systemd has read fstab again or not, and a line that a script puts back stays without effect.
+fn named_by_fstab(facts: &HostFacts) -> Vec<String> {
+    let text = facts.files.fstab.yes().and_then(Kept::text).unwrap_or_default();
+    let line = |line| match fstab_line(line) {
+        FstabLine::Swap(spec) => Some(swap_unit(&device_of(spec))),
+        FstabLine::Comment | FstabLine::Other | FstabLine::Nonsense => None,
+    };
+    text.lines().filter_map(|text| line(text.strip_prefix(render::FSTAB_MARK).unwrap_or(text))).collect()
 }
 
 fn mask(path: &str, in_etc: &Known<Kept>, judged: &mut Judged) -> bool {

@@ -1,0 +1,252 @@
+//! The table itself.
+
+use super::{Applies, Blocks, Check, Effect, Kind, Level, Need, Row, SERVER_MEMORY_MIB, Wish};
+use crate::host::facts::Protocol;
+
+use Blocks::{Everything, Nothing, Server};
+use Check as Look;
+use Kind::Sysctl;
+use Wish::{AtLeast, Exactly};
+
+const fn wished(name: &'static str, kind: Kind, need: Need, reason: &'static str) -> Row {
+    Row { name, kind, level: Level::Wished, need, applies: Applies::Every, blocks: Blocks::Nothing, reason }
+}
+
+const fn needed(name: &'static str, kind: Kind, need: Need, blocks: Blocks, reason: &'static str) -> Row {
+    Row { name, kind, level: Level::Needed, need, applies: Applies::Every, blocks, reason }
+}
+
+impl Row {
+    const fn server(mut self) -> Self {
+        self.applies = Applies::Server;
+        self
+    }
+}
+
+/// The table, in the order in which its rows are judged and changed.
+pub const ROWS: &[Row] = &[
+    wished(
+        "swap",
+        Kind::Swap,
+        Need::Advice,
+        "pages of etcd and the kubelet in swap cost latency; k3s starts with swap on (it sets failSwapOn=false)",
+    ),
+    needed(
+        "module.overlay",
+        Kind::Module("overlay", Effect::FileSystem("overlay")),
+        Need::K3sDoesIt,
+        Nothing,
+        "containerd's default snapshotter",
+    ),
+    needed(
+        "module.br_netfilter",
+        Kind::Module("br_netfilter", Effect::Path("/proc/sys/net/bridge/bridge-nf-call-iptables")),
+        Need::K3sDoesIt,
+        Nothing,
+        "service addresses between pods on one node pass through iptables; k3s only warns when it cannot load it",
+    ),
+    needed(
+        "module.nf_conntrack",
+        Kind::Module("nf_conntrack", Effect::Path("/proc/sys/net/netfilter/nf_conntrack_max")),
+        Need::K3sDoesIt,
+        Nothing,
+        "kube-proxy's address translation and its conntrack limits",
+    ),
+    wished(
+        "module.vxlan",
+        Kind::Check(Look::Loadable("vxlan")),
+        Need::K3s,
+        "flannel's default backend loads it on demand; some distributions ship it in an extra package",
+    ),
+    wished(
+        "persist.modules",
+        Kind::KeepModules,
+        Need::Advice,
+        "modules are there at boot, before k3s asks for them",
+    ),
+    needed(
+        "sysctl.net.ipv4.ip_forward",
+        Sysctl("net.ipv4.ip_forward", Exactly("1")),
+        Need::K3sDoesIt,
+        Nothing,
+        "pods' packets are routed by the node",
+    ),
+    needed(
+        "sysctl.net.bridge.bridge-nf-call-iptables",
+        Sysctl("net.bridge.bridge-nf-call-iptables", Exactly("1")),
+        Need::K3sDoesIt,
+        Nothing,
+        "bridged IPv4 packets of pods pass through kube-proxy's rules",
+    ),
+    wished(
+        "sysctl.net.bridge.bridge-nf-call-ip6tables",
+        Sysctl("net.bridge.bridge-nf-call-ip6tables", Exactly("1")),
+        Need::K3sDoesIt,
+        "the same for IPv6",
+    ),
+    wished(
+        "sysctl.fs.inotify.max_user_instances",
+        Sysctl("fs.inotify.max_user_instances", AtLeast(1024)),
+        Need::Advice,
+        "the default of 128 is used up by a few dozen pods: `too many open files`; k3s does not set it",
+    ),
+    wished(
+        "sysctl.fs.inotify.max_user_watches",
+        Sysctl("fs.inotify.max_user_watches", AtLeast(524_288)),
+        Need::Advice,
+        "log and file watchers of pods share it; k3s does not set it",
+    ),
+    wished(
+        "sysctl.vm.overcommit_memory",
+        Sysctl("vm.overcommit_memory", Exactly("1")),
+        Need::Kubelet,
+        "refused by the kubelet under protect-kernel-defaults when it differs",
+    ),
+    wished(
+        "sysctl.vm.panic_on_oom",
+        Sysctl("vm.panic_on_oom", Exactly("0")),
+        Need::Kubelet,
+        "one pod out of memory must not stop the node",
+    ),
+    wished(
+        "sysctl.kernel.panic",
+        Sysctl("kernel.panic", Exactly("10")),
+        Need::Kubelet,
+        "a panicked node comes back by itself after ten seconds",
+    ),
+    wished(
+        "sysctl.kernel.panic_on_oops",
+        Sysctl("kernel.panic_on_oops", Exactly("1")),
+        Need::Kubelet,
+        "a node with a damaged kernel goes away instead of half working",
+    ),
+    wished(
+        "sysctl.kernel.keys.root_maxkeys",
+        Sysctl("kernel.keys.root_maxkeys", AtLeast(1_000_000)),
+        Need::Kubelet,
+        "each container takes a session key of root",
+    ),
+    wished(
+        "sysctl.kernel.keys.root_maxbytes",
+        Sysctl("kernel.keys.root_maxbytes", AtLeast(25_000_000)),
+        Need::Kubelet,
+        "room for those keys",
+    ),
+    wished(
+        "persist.sysctls",
+        Kind::KeepSysctls,
+        Need::Advice,
+        "sysctls hold at boot, before k3s and the kubelet set theirs",
+    ),
+    wished(
+        "network-manager",
+        Kind::NetworkManager,
+        Need::Advice,
+        "NetworkManager must leave the interfaces of flannel and CNI alone",
+    ),
+    needed(
+        "default-route",
+        Kind::Check(Look::DefaultRoute),
+        Need::K3s,
+        Everything,
+        "k3s takes its node address from the default route unless one is configured",
+    ),
+    needed(
+        "host-name",
+        Kind::Check(Look::HostName),
+        Need::K3s,
+        Everything,
+        "it becomes the node name; two nodes of one name replace each other",
+    ),
+    needed(
+        "clock",
+        Kind::Check(Look::Clock),
+        Need::K3s,
+        Everything,
+        "k3s exits when the year is before 1980",
+    ),
+    needed(
+        "cgroup.controllers",
+        Kind::Check(Look::CgroupControllers),
+        Need::K3s,
+        Everything,
+        "k3s exits without the memory, cpu, cpuset and pids controllers",
+    ),
+    needed(
+        "cgroup.version",
+        Kind::Check(Look::CgroupVersion),
+        Need::K3s,
+        Everything,
+        "the kubelet of Kubernetes 1.35 and later refuses version 1",
+    ),
+    needed(
+        "memory.server",
+        Kind::Check(Look::Memory(SERVER_MEMORY_MIB)),
+        Need::K3s,
+        Server,
+        "a server with etcd thrashes in less; documented minimum 2 GiB",
+    )
+    .server(),
+    wished("memory", Kind::Check(Look::Memory(450)), Need::K3s, "documented minimum of an agent: 512 MiB"),
+    wished("cpu.server", Kind::Check(Look::Processors(2)), Need::K3s, "documented minimum of a server")
+        .server(),
+    needed(
+        "port.6443",
+        Kind::Check(Look::Port(Protocol::Tcp, 6443)),
+        Need::K3s,
+        Server,
+        "supervisor and API server",
+    )
+    .server(),
+    needed(
+        "port.6444",
+        Kind::Check(Look::Port(Protocol::Tcp, 6444)),
+        Need::K3s,
+        Everything,
+        "API server behind the supervisor; on agents the client load balancer",
+    ),
+    needed("port.2379", Kind::Check(Look::Port(Protocol::Tcp, 2379)), Need::K3s, Server, "etcd clients")
+        .server(),
+    needed("port.2380", Kind::Check(Look::Port(Protocol::Tcp, 2380)), Need::K3s, Server, "etcd peers")
+        .server(),
+    needed("port.10250", Kind::Check(Look::Port(Protocol::Tcp, 10250)), Need::K3s, Everything, "kubelet"),
+    wished("port.8472", Kind::Check(Look::Port(Protocol::Udp, 8472)), Need::K3s, "flannel's VXLAN"),
+    needed("port.gossip", Kind::Check(Look::GossipPort), Need::Muster, Everything, "Muster's own gossip"),
+    wished(
+        "ipv6.accept-ra",
+        Kind::Check(Look::RouterAdvertisements),
+        Need::Advice,
+        "k3s switches IPv6 forwarding on, and a forwarding host drops a default route learned from advertisements unless accept_ra is 2",
+    ),
+    wished(
+        "ipv4.rp-filter",
+        Kind::Check(Look::ReversePath),
+        Need::Advice,
+        "strict reverse path filtering drops replies of pods on hosts with several interfaces",
+    ),
+    wished(
+        "resolv-conf",
+        Kind::Check(Look::NameServers),
+        Need::Advice,
+        "with only loopback name servers k3s gives pods 8.8.8.8, which fails behind an air gap: set resolv-conf",
+    ),
+    wished(
+        "firewall",
+        Kind::Check(Look::Firewall),
+        Need::Advice,
+        "ufw and firewalld drop k3s's traffic until its ports and networks are allowed",
+    ),
+    wished(
+        "nm-cloud-setup",
+        Kind::Check(Look::NmCloudSetup),
+        Need::Advice,
+        "it rewrites routing rules under flannel; disable it and reboot",
+    ),
+    needed(
+        "selinux",
+        Kind::Check(Look::Selinux),
+        Need::K3s,
+        Nothing,
+        "under enforcing SELinux containers need the k3s-selinux policy package",
+    ),
+];
