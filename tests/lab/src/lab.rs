@@ -177,6 +177,12 @@ impl Lab {
         self.hosts.iter().find(|host| host.index == index).context("no such host")
     }
 
+    /// The same lab seen as if it had only these hosts.
+    #[must_use]
+    pub fn part(&self, hosts: &[Host]) -> Self {
+        Self { hosts: hosts.to_vec(), ..self.clone() }
+    }
+
     /// The numbers of all hosts.
     #[must_use]
     pub fn numbers(&self) -> Vec<u8> {

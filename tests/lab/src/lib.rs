@@ -4,6 +4,7 @@
 //! `cargo lab scenario` runs the product's acceptance tests on hosts of their own.
 
 pub mod cgroup;
+pub mod check;
 pub mod cli;
 pub mod conf;
 pub mod faults;
@@ -16,7 +17,9 @@ pub mod picture;
 pub mod probe;
 pub mod process;
 pub mod progress;
+pub mod rules;
 pub mod run;
+pub mod scenarios;
 pub mod setup;
 pub mod status;
 pub mod sweep;

@@ -12,6 +12,8 @@ pub struct Status {
     pub version: String,
     /// Name of the cluster.
     pub cluster: String,
+    /// Wall clock when the file was written, seconds since 1970.
+    pub written_unix: i64,
     /// The node itself.
     pub node: Node,
     /// Where it stands: `preparing`, `seeking`, `electing`, `founding`, `joining`, `serving`, `degraded`, `parked`.
@@ -40,8 +42,8 @@ pub struct Node {
     pub id: String,
     /// Host name.
     pub name: String,
-    /// Address that others reach it by.
-    pub address: String,
+    /// Address that others reach it by; nothing while it is unknown.
+    pub address: Option<String>,
     /// `server`, `agent` or `undecided`.
     pub role: String,
     /// Era that it lives in.
@@ -140,7 +142,24 @@ pub struct Gossip {
     pub dropped_unopened: u64,
 }
 
+impl Certificate {
+    /// What tells one certificate from another.
+    #[must_use]
+    pub fn identity(&self) -> (&str, u64, &str, &str, &str) {
+        (&self.cluster_id, self.era, &self.ca_hash, &self.founder, &self.parameters_hash)
+    }
+}
+
 impl Status {
+    /// Seconds in the present phase, up to now: the file is written when something changes, not every second.
+    #[must_use]
+    pub fn since(&self) -> f64 {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        #[expect(clippy::cast_precision_loss, reason = "seconds of this century")]
+        let written = self.written_unix as f64;
+        self.since_seconds + if self.written_unix > 0 { (now.as_secs_f64() - written).max(0.0) } else { 0.0 }
+    }
+
     /// Whether some reason has this rule name.
     #[must_use]
     pub fn says(&self, rule: &str) -> bool {

@@ -51,11 +51,11 @@ impl Row {
 
     fn with(base: Self, status: Status) -> Self {
         Self {
+            since: status.since(),
             role: status.node.role,
             phase: status.phase,
             voter: status.k3s.voter,
             ready: status.k3s.ready,
-            since: status.since_seconds,
             why: status.why,
             certificate: status.certificate,
             ..base
@@ -78,8 +78,9 @@ pub fn rows(lab: &Lab) -> Vec<Row> {
 /// The certificate that the nodes hold, and whether all that hold one hold the same.
 #[must_use]
 pub fn certificate(rows: &[Row]) -> (Option<&Certificate>, bool) {
-    let distinct: BTreeSet<&Certificate> = rows.iter().filter_map(|row| row.certificate.as_ref()).collect();
-    (distinct.iter().next().copied(), distinct.len() <= 1)
+    let held = || rows.iter().filter_map(|row| row.certificate.as_ref());
+    let distinct: BTreeSet<_> = held().map(Certificate::identity).collect();
+    (held().next(), distinct.len() <= 1)
 }
 
 /// What still keeps these hosts from being one cluster with `servers` voters, by the nodes' own words.

@@ -1,6 +1,7 @@
 //! The command line of `cargo lab`.
 
 mod rehearse;
+mod scenario;
 mod up;
 
 use std::path::PathBuf;
@@ -127,6 +128,8 @@ enum Command {
     },
     /// Make the network whole.
     Heal,
+    /// The acceptance tests, each on hosts of its own.
+    Scenario(scenario::ScenarioArgs),
     /// Remove the lab: processes, mounts, namespaces, cgroups, files.
     Down {
         /// Every lab on this machine, also what a killed run left behind.
@@ -149,13 +152,18 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
-    setup::need_root()?;
     let name = cli.name.as_str();
-    match cli.command {
+    match &cli.command {
+        Command::Scenario(scenario) => return scenario.run(),
         Command::Up(up) => {
-            wait::catch_interrupts()?;
+            root_and_interrupts()?;
             return up.run(name);
         }
+        Command::Watch => root_and_interrupts()?,
+        _ => setup::need_root()?,
+    }
+    match cli.command {
+        Command::Up(_) | Command::Scenario(_) => {}
         Command::Status { output } => rehearse::status(name, output)?,
         Command::Why { host } => return rehearse::why(name, &host),
         Command::Logs { host, follow, unit } => return rehearse::logs(name, &host, follow, unit.as_deref()),
@@ -179,6 +187,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Down { all } => rehearse::down(name, all)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses to go on without root, and makes Ctrl-C remove what was made.
+fn root_and_interrupts() -> Result<()> {
+    setup::need_root()?;
+    wait::catch_interrupts()
 }
 
 /// Prepares this machine: packages, binaries, root file system.
