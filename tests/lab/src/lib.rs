@@ -3,6 +3,7 @@
 //! `cargo lab up` makes hosts out of nothing, gives all of them one configuration and shows a cluster form;
 //! `cargo lab scenario` runs the product's acceptance tests on hosts of their own.
 
+pub mod bench;
 pub mod cgroup;
 pub mod check;
 pub mod cli;

@@ -1,5 +1,6 @@
 //! The command line of `cargo lab`.
 
+mod bench;
 mod rehearse;
 mod scenario;
 mod up;
@@ -130,6 +131,8 @@ enum Command {
     Heal,
     /// The acceptance tests, each on hosts of its own.
     Scenario(scenario::ScenarioArgs),
+    /// Figures: how long a formation takes, and what Muster costs.
+    Bench(bench::BenchArgs),
     /// Remove the lab: processes, mounts, namespaces, cgroups, files.
     Down {
         /// Every lab on this machine, also what a killed run left behind.
@@ -155,6 +158,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let name = cli.name.as_str();
     match &cli.command {
         Command::Scenario(scenario) => return scenario.run(),
+        Command::Bench(bench) => return bench.run(),
         Command::Up(up) => {
             root_and_interrupts()?;
             return up.run(name);
@@ -163,7 +167,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         _ => setup::need_root()?,
     }
     match cli.command {
-        Command::Up(_) | Command::Scenario(_) => {}
+        Command::Up(_) | Command::Scenario(_) | Command::Bench(_) => {}
         Command::Status { output } => rehearse::status(name, output)?,
         Command::Why { host } => return rehearse::why(name, &host),
         Command::Logs { host, follow, unit } => return rehearse::logs(name, &host, follow, unit.as_deref()),
