@@ -1,0 +1,215 @@
+//! What must be true at every moment of every scenario, watched from outside while it runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::host::Host;
+use crate::probe;
+use crate::status::{Certificate, Status};
+
+/// How often every host's word is read.
+const EVERY: Duration = Duration::from_millis(200);
+/// How often a serving server is asked for its CA.
+const EVERY_CA: Duration = Duration::from_secs(4);
+
+/// What was seen of one host at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Sample {
+    /// Name of the host, for the report.
+    pub host: String,
+    /// What its node says.
+    pub status: Option<Status>,
+    /// Whether its k3s is configured to found a cluster.
+    pub armed: bool,
+    /// The hash of the CA that it serves, if it was asked.
+    pub served_ca: Option<String>,
+}
+
+/// The memory that the invariants need, and what was found against them.
+#[derive(Debug, Default)]
+pub struct Invariants {
+    certificates: BTreeMap<u64, (Certificate, String)>,
+    holders: BTreeMap<String, u64>,
+    served: BTreeMap<u64, (String, String)>,
+    /// Every violation, once.
+    pub violations: BTreeSet<String>,
+    /// How many times all hosts were looked at.
+    pub looks: u64,
+}
+
+impl Invariants {
+    /// Looks at all hosts at one moment.
+    pub fn observe(&mut self, samples: &[Sample]) {
+        self.looks += 1;
+        for sample in samples {
+            if let Some(status) = &sample.status {
+                self.one(sample, status);
+            }
+        }
+        self.armed(samples);
+        self.identities(samples);
+    }
+
+    fn one(&mut self, sample: &Sample, status: &Status) {
+        let host = &sample.host;
+        let Some(certificate) = &status.certificate else {
+            if status.phase == "serving" {
+                self.violations.insert(format!("{host} serves without a birth certificate"));
+            }
+            if !status.node.id.is_empty() && self.holders.get(&status.node.id) == Some(&status.node.era) {
+                self.violations.insert(format!("{host} held a birth certificate and holds none now"));
+            }
+            return;
+        };
+        if !status.node.id.is_empty() {
+            self.holders.insert(status.node.id.clone(), certificate.era);
+        }
+        match self.certificates.get(&certificate.era) {
+            Some((known, first)) if known.identity() != certificate.identity() => {
+                self.violations.insert(format!(
+                    "two certificates in era {}: {first} holds {} founded by {}, {host} holds {} founded by {}",
+                    certificate.era,
+                    known.cluster_id,
+                    known.founder_name,
+                    certificate.cluster_id,
+                    certificate.founder_name
+                ));
+            }
+            Some(_) => {}
+            None => {
+                self.certificates.insert(certificate.era, (certificate.clone(), host.clone()));
+            }
+        }
+        if status.node.role == "server"
+            && status.phase == "serving"
+            && let Some(served) = &sample.served_ca
+        {
+            if *served != certificate.ca_hash {
+                self.violations.insert(format!(
+                    "{host} serves the CA {served}, its certificate says {}",
+                    certificate.ca_hash
+                ));
+            }
+            let first = self.served.entry(certificate.era).or_insert_with(|| (served.clone(), host.clone()));
+            if first.0 != *served {
+                let text = format!("{} serves the CA {}, {host} serves {served}", first.1, first.0);
+                self.violations.insert(text);
+            }
+        }
+    }
+
+    /// Before the certificate two nominees may be armed; with one in hand nobody but its founder may be.
+    fn armed(&mut self, samples: &[Sample]) {
+        let armed: Vec<&str> = samples
+            .iter()
+            .filter(|s| s.armed && s.status.as_ref().is_some_and(|status| status.certificate.is_some()))
+            .map(|s| s.host.as_str())
+            .collect();
+        if armed.len() > 1 {
+            self.violations.insert(format!(
+                "{} hold a certificate and are all configured to found a cluster",
+                armed.join(" and ")
+            ));
+        }
+    }
+
+    fn identities(&mut self, samples: &[Sample]) {
+        let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
+        for sample in samples {
+            let Some(status) = &sample.status else { continue };
+            let id = status.node.id.as_str();
+            if id.is_empty() {
+                continue;
+            }
+            if let Some(other) = owners.insert(id, &sample.host) {
+                let text = format!("{other} and {} have the same identity {id}", sample.host);
+                self.violations.insert(text);
+            }
+        }
+    }
+}
+
+/// Watches the hosts of a scenario from a thread of its own.
+#[derive(Debug)]
+pub struct Checker {
+    hosts: Arc<Mutex<Vec<Host>>>,
+    found: Arc<Mutex<Invariants>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Checker {
+    /// Begins to watch.
+    #[must_use]
+    pub fn start(hosts: &[Host]) -> Self {
+        let checker = Self {
+            hosts: Arc::new(Mutex::new(hosts.to_vec())),
+            found: Arc::default(),
+            stop: Arc::default(),
+            thread: None,
+        };
+        let (hosts, found, stop) = (checker.hosts.clone(), checker.found.clone(), checker.stop.clone());
+        let thread = std::thread::spawn(move || watch(&hosts, &found, &stop));
+        Self { thread: Some(thread), ..checker }
+    }
+
+    /// Watches one more host.
+    pub fn add(&self, host: &Host) {
+        lock(&self.hosts).push(host.clone());
+    }
+
+    /// What was found so far.
+    #[must_use]
+    pub fn violations(&self) -> Vec<String> {
+        lock(&self.found).violations.iter().cloned().collect()
+    }
+
+    /// Ends the watch; gives how often all hosts were looked at, and what was found.
+    #[must_use]
+    pub fn finish(mut self) -> (u64, Vec<String>) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic of the watcher must not pass for silence.
+            if thread.join().is_err() {
+                lock(&self.found).violations.insert("the watcher itself failed".to_owned());
+            }
+        }
+        let looks = lock(&self.found).looks;
+        (looks, self.violations())
+    }
+}
+
+fn watch(hosts: &Mutex<Vec<Host>>, found: &Mutex<Invariants>, stop: &AtomicBool) {
+    let mut asked: BTreeMap<u8, Instant> = BTreeMap::new();
+    while !stop.load(Ordering::Relaxed) {
+        let hosts = lock(hosts).clone();
+        let samples: Vec<Sample> = hosts.iter().map(|host| sample(host, &mut asked)).collect();
+        lock(found).observe(&samples);
+        std::thread::sleep(EVERY);
+    }
+}
+
+fn sample(host: &Host, asked: &mut BTreeMap<u8, Instant>) -> Sample {
+    let status = host.status();
+    let serves = status.as_ref().is_some_and(|s| s.phase == "serving" && s.node.role == "server");
+    let due = asked.get(&host.index).is_none_or(|at| at.elapsed() > EVERY_CA);
+    let served_ca = if serves && due {
+        asked.insert(host.index, Instant::now());
+        probe::ca_hash(host)
+    } else {
+        None
+    };
+    Sample { host: host.name.clone(), armed: host.armed(), status, served_ca }
+}
+
+/// A thread that panicked while it held the lock has left a value that is whole enough to report from.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

@@ -1,0 +1,62 @@
+//! The rule names that scenarios expect: the one place to change when the agent names a rule anew.
+
+/// No peer answers under this token.
+pub const NO_PEER: &str = "no-peer-answers";
+/// Some node has other parameters.
+pub const PARAMETERS: &str = "parameters-differ";
+/// Fewer machines are up than a founding needs.
+pub const WAITING: &str = "waiting-for-founders";
+/// The founder named on the certificate does not answer.
+pub const FOUNDER_SILENT: &str = "founder-silent";
+/// There are as many servers as are wanted.
+pub const SERVERS_FULL: &str = "servers-full";
+
+/// What a node must say about bad input.
+#[derive(Debug, Clone, Copy)]
+pub struct Complaint {
+    /// Any of these rule names is right.
+    pub rules: &'static [&'static str],
+    /// Any of these phases is right.
+    pub phases: &'static [&'static str],
+    /// The line must hold all of these words.
+    pub words: &'static [&'static str],
+}
+
+/// Port 6443 is taken by another program.
+pub const API_PORT: Complaint =
+    Complaint { rules: &["port-taken"], phases: &["preparing", "parked"], words: &["6443"] };
+/// The gossip port is taken by another program.
+pub const GOSSIP_PORT: Complaint = Complaint {
+    rules: &["gossip-port-taken", "port-taken"],
+    phases: &["parked", "preparing"],
+    words: &["7846"],
+};
+/// There is no default route, so no address to be reached by.
+pub const NO_ROUTE: Complaint =
+    Complaint { rules: &["no-default-route"], phases: &["parked", "preparing"], words: &["route"] };
+/// The host is named `localhost`.
+pub const HOST_NAME: Complaint =
+    Complaint { rules: &["host-name-unfit"], phases: &["parked", "preparing"], words: &["localhost"] };
+/// Two hosts have the same name.
+pub const NAME_TAKEN: Complaint =
+    Complaint { rules: &["name-held", "name-duplicated"], phases: &["parked", "joining"], words: &["node2"] };
+/// The state directory cannot be written.
+pub const READ_ONLY: Complaint =
+    Complaint { rules: &["state-unwritable"], phases: &["parked", "preparing"], words: &["/var/lib/muster"] };
+/// The state directory is full.
+pub const FULL: Complaint =
+    Complaint { rules: &["state-unwritable"], phases: &["parked", "preparing"], words: &["/var/lib/muster"] };
+/// The ledger is torn.
+pub const LEDGER: Complaint =
+    Complaint { rules: &["ledger-unreadable"], phases: &["parked"], words: &["ledger.json"] };
+/// The k3s binary is not the one on the checksum list.
+pub const CHECKSUM: Complaint =
+    Complaint { rules: &["k3s-unavailable"], phases: &["preparing", "parked"], words: &["sha-256"] };
+/// The k3s binary is for another machine.
+pub const ARCHITECTURE: Complaint =
+    Complaint { rules: &["k3s-unavailable"], phases: &["preparing", "parked"], words: &["aarch64"] };
+/// The configuration ends in the middle of a line.
+pub const CONFIGURATION: Complaint =
+    Complaint { rules: &["configuration-refused"], phases: &["parked"], words: &["muster.toml"] };
+/// No seed answers.
+pub const SEEDS: Complaint = Complaint { rules: &[NO_PEER], phases: &["seeking"], words: &[] };

@@ -1,0 +1,121 @@
+//! Clusters that form as they should.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+
+use super::context::{Context, founder};
+use crate::conf;
+use crate::host::Host;
+use crate::rules;
+
+pub(super) fn formation(ctx: &mut Context) -> Result<()> {
+    let began = Instant::now();
+    let lab = ctx.up(5, 3)?;
+    let rows = ctx.formed(&lab, &lab.hosts, 3, 90)?;
+    ctx.fact_seconds("formed_seconds", began);
+    let certificate = ctx.certificate(&lab.hosts)?;
+    ensure!(certificate.era == 1, "the first cluster is of era {}", certificate.era);
+    ensure!(certificate.ca_hash.len() == 64, "`{}` is no SHA-256", certificate.ca_hash);
+    let founder = founder(&lab, &certificate)?;
+    ctx.fact("founder", founder.name.clone());
+    ctx.fact("cluster_id", certificate.cluster_id.clone());
+    let agents: Vec<String> = rows.iter().filter(|r| r.role == "agent").map(|r| r.name.clone()).collect();
+    ensure!(agents.len() == 2, "two agents expected, found {agents:?}");
+    ctx.fact("agents", agents);
+    for host in &lab.hosts {
+        ensure!(!host.armed(), "{} is still configured to found a cluster", host.name);
+        secrets(host)?;
+    }
+    let phases: serde_json::Map<String, serde_json::Value> = founder
+        .status()
+        .unwrap_or_default()
+        .phases()
+        .into_iter()
+        .map(|(phase, seconds)| (phase, seconds.into()))
+        .collect();
+    ctx.fact("founder_phases", phases);
+    Ok(())
+}
+
+/// The token and what is derived from it are in files that only root reads, and nowhere else.
+fn secrets(host: &Host) -> Result<()> {
+    let owned = [
+        conf::TOKEN_FILE,
+        "/var/lib/muster/ledger.json",
+        "/etc/rancher/k3s/muster-server-token",
+        "/etc/rancher/k3s/muster-agent-token",
+        "/etc/rancher/k3s/k3s.yaml",
+    ];
+    for file in owned {
+        match host.mode(file) {
+            Some(0o600) | None => {}
+            Some(mode) => bail!("{}: {file} has the mode {mode:o}, not 600", host.name),
+        }
+    }
+    let token = host.read(conf::TOKEN_FILE).unwrap_or_default();
+    let token = String::from_utf8_lossy(&token).trim().to_owned();
+    let mut secrets = vec![("the token", token)];
+    for file in ["/etc/rancher/k3s/muster-server-token", "/etc/rancher/k3s/muster-agent-token"] {
+        let text = host.read(file).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).trim().to_owned();
+        // A full token is `K10<hash>::<user>:<password>`: the password is the secret.
+        let password = text.rsplit(':').next().unwrap_or_default().to_owned();
+        if !password.is_empty() {
+            secrets.push((file, password));
+        }
+    }
+    let places = [
+        ("the process list", host.shell("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; true")?),
+        ("the journal", host.journal(None, &[])?),
+        ("status.json", host.status_text().unwrap_or_default()),
+        ("k3s's configuration", host.k3s_config().unwrap_or_default()),
+    ];
+    for (secret, value) in &secrets {
+        for (place, text) in &places {
+            ensure!(!text.contains(value.as_str()), "{}: {secret} is in {place}", host.name);
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn one_machine(ctx: &mut Context) -> Result<()> {
+    let began = Instant::now();
+    let mut spec = ctx.spec(1, 1);
+    spec.conf.seeds.clear();
+    let lab = ctx.lab(&spec)?;
+    lab.start(&lab.hosts)?;
+    ctx.formed(&lab, &lab.hosts, 1, 60)?;
+    ctx.fact_seconds("formed_seconds", began);
+    let certificate = ctx.certificate(&lab.hosts)?;
+    let host = &lab.hosts[0];
+    let etcd = host.path("/var/lib/rancher/k3s/server/db/etcd").is_dir();
+    ensure!(etcd, "there is no embedded etcd on {}", host.name);
+    ctx.fact("cluster_id", certificate.cluster_id);
+    Ok(())
+}
+
+pub(super) fn late_joiner(ctx: &mut Context) -> Result<()> {
+    let mut lab = ctx.up(3, 3)?;
+    ctx.formed(&lab, &lab.hosts, 3, 90)?;
+    let before = ctx.certificate(&lab.hosts)?;
+    let began = Instant::now();
+    let late = ctx.add_host(&mut lab, 4, "node4")?;
+    let eager = ctx.add_host(&mut lab, 5, "node5")?;
+    eager.write(conf::DROP_IN, "role = \"server\"\n")?;
+    lab.start(&[late.clone(), eager.clone()])?;
+    let why = ctx.says(&eager, rules::SERVERS_FULL, 60)?;
+    ctx.fact("line", format!("{}: {}", why.rule, why.detail));
+    let rows = ctx.formed(&lab, &lab.hosts, 3, 60)?;
+    ctx.fact_seconds("joined_seconds", began);
+    for host in [&late, &eager] {
+        let row = rows.iter().find(|row| row.index == host.index);
+        let role = row.map(|row| row.role.clone()).unwrap_or_default();
+        ensure!(role == "agent", "{} became `{role}`, not an agent", host.name);
+    }
+    ensure!(ctx.certificate(&lab.hosts)?.identity() == before.identity(), "the certificate changed");
+    // The joined host is a working part: it reaches the API of the cluster by its own agent's way.
+    let ping = late.inside(&["ping", "-c1", "-W2", "node1"], Duration::from_secs(5))?;
+    ensure!(ping.success(), "{} does not reach node1", late.name);
+    Ok(())
+}
