@@ -11,10 +11,12 @@
 mod ballot;
 pub mod quorum;
 mod rule;
+mod terms;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
 pub use ballot::{Accepted, Annulment, Ballot, Certificate, Parameters, Proposal, Register};
-pub use rule::{Judgement, LiveCheck, Move, Other, Own, Terms, judge};
+pub use rule::judge;
+pub use terms::{Judgement, LiveCheck, Move, Other, Own, Terms};

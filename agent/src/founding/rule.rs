@@ -3,131 +3,12 @@
 //! The same function runs in the agent, in the tests of every interleaving, and in the simulator. It says at most one durable
 //! move at a time; the caller writes it, sees it written, publishes it, and asks again.
 
+use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeSet;
-use std::net::IpAddr;
-use std::time::Duration;
 
 use super::quorum::{self, Free, Registers};
-use super::{Accepted, Ballot, Certificate, Proposal, Register};
-use crate::core::{CaHash, ClusterId, Known, NodeId, ParametersHash, Phase, Why};
-
-/// What this node has on its own disk. Never taken from gossip.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Own {
-    /// This node.
-    pub id: NodeId,
-    /// Its name.
-    pub name: String,
-    /// Its address.
-    pub address: IpAddr,
-    /// The era it is in.
-    pub era: u64,
-    /// Its acceptor's register.
-    pub register: Register,
-    /// Its proposal.
-    pub proposal: Option<Proposal>,
-    /// Highest ballot counter it ever used.
-    pub ballot_counter: u64,
-    /// Server-eligible identities ever heard in this era, its own included, as they stand on disk.
-    pub heard: BTreeSet<NodeId>,
-    /// The CA of the provisional cluster that runs here, once its etcd is healthy: the proof that it can be founded.
-    pub provisional: Known<CaHash>,
-}
-
-/// Another server-eligible node, as its own signed claim says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Other {
-    /// The node.
-    pub id: NodeId,
-    /// Whether the failure detector takes it for live.
-    pub live: bool,
-    /// Whether it may vote and found, by its own word.
-    pub eligible: bool,
-    /// The era it is in.
-    pub era: u64,
-    /// Hash of its parameters.
-    pub parameters: ParametersHash,
-    /// Its register, if it published one.
-    pub register: Option<Register>,
-    /// Its proposal.
-    pub proposal: Option<Proposal>,
-    /// Rank by fitness; more is better.
-    pub fitness: u8,
-}
-
-/// What is agreed beforehand, and this node's present standing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Terms {
-    /// Votes a certificate needs.
-    pub founders: usize,
-    /// Servers the certificate lists at most.
-    pub servers: usize,
-    /// Hash of this node's parameters.
-    pub parameters: ParametersHash,
-    /// This node's fitness.
-    pub fitness: u8,
-    /// How long the set of live eligible nodes has been unchanged.
-    pub settled_for: Duration,
-    /// How long it must be.
-    pub settle: Duration,
-    /// How long the highest proposal of another live node has been watched without an outcome.
-    pub nominee_watched_for: Duration,
-    /// How long a nominee may take.
-    pub patience: Duration,
-    /// Whether this node's pause after an overtaken ballot is over.
-    pub may_retry: bool,
-    /// Random bits for the id of a cluster that this node may propose.
-    pub fresh_cluster: ClusterId,
-}
-
-/// What `/cacerts` at a founder's address was found to hold, if it has been asked lately.
-pub trait LiveCheck {
-    /// The hash served at an address: yes, absent (nothing answers), unknown (not asked yet, or no clear answer).
-    fn served(&self, address: IpAddr) -> Known<CaHash>;
-}
-
-/// One move. All but [`Move::Check`] and [`Move::StartProvisional`] change the ledger and are synced before they are published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Move {
-    /// Note identities heard, before anything is promised in their presence.
-    Hear(BTreeSet<NodeId>),
-    /// Store the certificate that was chosen.
-    Store(Certificate),
-    /// Promise a ballot.
-    Promise(Ballot),
-    /// Vote.
-    Accept(Accepted),
-    /// Nominate this node: take this ballot counter, promise it here, and publish the proposal.
-    Nominate(Ballot),
-    /// Propose this certificate under the ballot that was promised.
-    Propose(Certificate),
-    /// Give up the own ballot: a higher one was promised elsewhere.
-    Withdraw,
-    /// Ask what a founder's address serves.
-    Check(IpAddr),
-    /// Start the provisional cluster.
-    StartProvisional,
-}
-
-/// The judgement: the moves, the phase they belong to, and the reasons.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judgement {
-    /// At most one durable move, and checks.
-    pub moves: Vec<Move>,
-    /// Seeking, electing or founding.
-    pub phase: Phase,
-    /// Why.
-    pub why: Vec<Why>,
-}
-
-impl Judgement {
-    fn wait(phase: Phase, rule: &str, detail: String, next: &str) -> Self {
-        Self { moves: Vec::new(), phase, why: vec![Why::new(rule, detail, next)] }
-    }
-    fn go(phase: Phase, step: Move, rule: &str, detail: String, next: &str) -> Self {
-        Self { moves: vec![step], phase, why: vec![Why::new(rule, detail, next)] }
-    }
-}
+use super::{Accepted, Ballot, Certificate, Judgement, LiveCheck, Move, Other, Own, Terms};
+use crate::core::{Known, NodeId, Phase, Why};
 
 /// Judges the founding for a node that knows no certificate and whose own checks (host, ledger, fence) have passed.
 #[must_use]
@@ -140,7 +21,10 @@ pub fn judge(own: &Own, others: &[Other], terms: &Terms, check: &dyn LiveCheck) 
         .chain([(&own.id, &own.register)])
         .collect();
 
-    if let Some(certificate) = quorum::chosen(&registers, terms.founders) {
+    // How many votes a certificate needs is one of the parameters: votes cast under others are counted by those who share them.
+    let mut ours = registers.clone();
+    ours.retain(|_, register| register.accepted.as_ref().is_some_and(|a| fits(&a.certificate, own, terms)));
+    if let Some(certificate) = quorum::chosen(&ours, terms.founders) {
         let detail = format!("{} voters accepted {}", terms.founders, certificate.founder_name);
         let step = Move::Store(certificate.clone());
         return Judgement::go(
@@ -153,9 +37,16 @@ pub fn judge(own: &Own, others: &[Other], terms: &Terms, check: &dyn LiveCheck) 
     }
 
     // Whoever has been heard counts against the bound for ever, so it is written down before anything is promised.
+    // Whoever promised or voted counts although it is not eligible any more, and so does a nominee known by its ballot only.
     let mut heard: BTreeSet<NodeId> =
         others.iter().filter(same_era).filter(|other| other.eligible).map(|other| other.id.clone()).collect();
     heard.insert(own.id.clone());
+    for (owner, register) in &registers {
+        if let Some(promised) = &register.promised {
+            heard.extend([(*owner).clone(), promised.node.clone()]);
+        }
+        heard.extend(register.accepted.as_ref().map(|accepted| accepted.ballot.node.clone()));
+    }
     if !heard.is_subset(&own.heard) {
         let new = heard.difference(&own.heard).cloned().collect();
         let detail = format!("{} identities heard in era {}", heard.union(&own.heard).count(), own.era);
@@ -186,15 +77,35 @@ pub fn judge(own: &Own, others: &[Other], terms: &Terms, check: &dyn LiveCheck) 
         .filter(same_era)
         .filter(|o| o.live && o.eligible && o.parameters == terms.parameters)
         .collect();
-    if let Some(judgement) = vote(own, &voters, terms, check) {
-        return judgement;
+    match vote(own, &voters, &registers, terms, check) {
+        // A certificate that cannot be proven must not hold up the rest: this node may still withdraw, or go next itself.
+        Some(unproven) if !unproven.is_durable() => {
+            let other = propose(own, &voters, &registers, terms, check);
+            if other.is_durable() { other } else { unproven }
+        }
+        Some(judgement) => judgement,
+        None => propose(own, &voters, &registers, terms, check),
     }
-    propose(own, &voters, &registers, terms, check)
+}
+
+/// Whether a certificate is of this node's era and parameters.
+fn fits(certificate: &Certificate, own: &Own, terms: &Terms) -> bool {
+    certificate.era == own.era && certificate.parameters_hash == terms.parameters
 }
 
 /// The acceptor's part: answers the highest proposal that is in front of it, its own included.
-fn vote(own: &Own, voters: &[&Other], terms: &Terms, check: &dyn LiveCheck) -> Option<Judgement> {
-    let proposals = voters.iter().filter_map(|other| other.proposal.as_ref()).chain(own.proposal.as_ref());
+fn vote(
+    own: &Own,
+    voters: &[&Other],
+    registers: &Registers,
+    terms: &Terms,
+    check: &dyn LiveCheck,
+) -> Option<Judgement> {
+    // A ballot is unique because only the node it names proposes under it.
+    let proposals = voters
+        .iter()
+        .filter_map(|other| other.proposal.as_ref().filter(|proposal| proposal.ballot.node == other.id))
+        .chain(own.proposal.as_ref());
     let proposal = proposals.max_by_key(|proposal| &proposal.ballot)?;
     let ballot = &proposal.ballot;
     if own.register.promised.as_ref().is_some_and(|promised| promised > ballot) {
@@ -215,13 +126,17 @@ fn vote(own: &Own, voters: &[&Other], terms: &Terms, check: &dyn LiveCheck) -> O
     if own.register.accepted.as_ref().is_some_and(|accepted| accepted.ballot == *ballot) {
         return None;
     }
-    if certificate.era != own.era || certificate.parameters_hash != terms.parameters {
+    if !fits(certificate, own, terms) {
         return Some(Judgement::wait(
             Phase::Electing,
             "certificate-refused",
             format!("{by} proposes a certificate of another era or with other parameters"),
             "this node does not vote for it",
         ));
+    }
+    // The founder votes last: its own vote for a cluster that nobody else can reach would bind every later ballot to it.
+    if certificate.founder == own.id && votes(registers, ballot) + 1 < terms.founders {
+        return None;
     }
     let address = certificate.founder_address;
     match check.served(address) {
@@ -257,6 +172,11 @@ fn vote(own: &Own, voters: &[&Other], terms: &Terms, check: &dyn LiveCheck) -> O
     }
 }
 
+/// Votes cast under a ballot.
+fn votes(registers: &Registers, ballot: &Ballot) -> usize {
+    registers.values().filter(|r| r.accepted.as_ref().is_some_and(|a| a.ballot == *ballot)).count()
+}
+
 /// The proposer's part: nominates this node when it is the best that is live, and carries its ballot through.
 fn propose(
     own: &Own,
@@ -285,17 +205,17 @@ fn propose(
             );
         }
         if proposal.certificate.is_some() {
-            let votes = registers
-                .values()
-                .filter(|register| register.accepted.as_ref().is_some_and(|a| a.ballot == proposal.ballot))
-                .count();
-            let detail =
-                format!("{votes} of {} votes for ballot {}", terms.founders, proposal.ballot.counter);
+            let detail = format!(
+                "{} of {} votes for ballot {}",
+                votes(registers, &proposal.ballot),
+                terms.founders,
+                proposal.ballot.counter
+            );
             return Judgement::wait(
                 Phase::Founding,
                 "waiting-for-votes",
                 detail,
-                "voters check the CA and vote",
+                "voters check the CA and vote, the founder last",
             );
         }
         return match quorum::free(registers, &proposal.ballot, terms.founders) {
@@ -344,14 +264,32 @@ fn propose(
             "this node votes when it has seen the CA",
         );
     }
-    // A nominee that used up its time goes last, so that a machine that cannot start k3s does not hold up the rest.
-    let spent = nominee.map(|other| &other.id);
-    let rank = |fitness: u8, id: &NodeId| (Some(id) != spent, fitness, std::cmp::Reverse(id.clone()));
-    let mine = rank(terms.fitness, &own.id);
-    if let Some(better) = voters.iter().find(|other| rank(other.fitness, &other.id) > mine) {
-        let best = voters.iter().max_by_key(|other| rank(other.fitness, &other.id)).unwrap_or(better);
-        let detail = format!("{} ranks first of {seen}", best.id.short());
-        return Judgement::wait(Phase::Electing, "founding-elsewhere", detail, "it nominates itself");
+    // A nominee that used up its time hands on to the next in rank, round and round: two machines that cannot start k3s must
+    // not hand the turn to each other for ever. Whoever's turn it is may be stuck as well: the one after it waits once more.
+    let key = |fitness: u8, id: &NodeId| (fitness, Reverse(id.clone()));
+    let spent = nominee.map(|other| key(other.fitness, &other.id));
+    let turn = |fitness: u8, id: &NodeId| {
+        let key = key(fitness, id);
+        let round = spent.as_ref().map_or(0, |spent| match key.cmp(spent) {
+            Ordering::Less => 2,
+            Ordering::Greater => 1,
+            Ordering::Equal => 0,
+        });
+        (round, key)
+    };
+    let mine = turn(terms.fitness, &own.id);
+    let ahead = voters.iter().filter(|other| turn(other.fitness, &other.id) > mine);
+    if let Some(best) = ahead.clone().max_by_key(|other| turn(other.fitness, &other.id)) {
+        let waits = terms.patience.saturating_mul(u32::try_from(ahead.count()).unwrap_or(u32::MAX));
+        let waited = match nominee {
+            Some(_) => terms.nominee_watched_for.saturating_sub(terms.patience),
+            None => terms.settled_for.saturating_sub(terms.settle),
+        };
+        if waited < waits {
+            let detail = format!("it is the turn of {} among {seen}", best.id.short());
+            let next = "it nominates itself; the next in rank goes on if it does not";
+            return Judgement::wait(Phase::Electing, "founding-elsewhere", detail, next);
+        }
     }
     if !terms.may_retry {
         let detail = "this node's last ballot was overtaken".to_owned();
@@ -364,8 +302,17 @@ fn propose(
     }
     let highest =
         quorum::highest_promise(registers).map_or(0, |ballot| ballot.counter).max(own.ballot_counter);
-    let ballot = Ballot { counter: highest.saturating_add(1), node: own.id.clone() };
-    let detail = format!("this node ranks first of {seen}; ballot {}", ballot.counter);
+    // A ballot is never used twice, so the last one there is ends the matter. Only a member that lies gets counters there.
+    let Some(counter) = highest.checked_add(1) else {
+        return Judgement::wait(
+            Phase::Parked,
+            "ballots-used-up",
+            format!("a ballot with counter {highest} was promised"),
+            "no higher one exists: muster founding annul opens the next era",
+        );
+    };
+    let ballot = Ballot { counter, node: own.id.clone() };
+    let detail = format!("it is this node's turn among {seen}; ballot {}", ballot.counter);
     Judgement::go(Phase::Electing, Move::Nominate(ballot), "nominating", detail, "it asks for promises")
 }
 
@@ -379,6 +326,7 @@ fn value(
     adopt: &[&Certificate],
 ) -> Judgement {
     // A vote that was cast for a founder that answers is carried on: it may already be chosen, and it is nearest to it.
+    let adopt: Vec<&Certificate> = adopt.iter().copied().filter(|c| fits(c, own, terms)).collect();
     let proven = adopt.iter().find(|c| check.served(c.founder_address) == Known::Yes(c.ca_hash.clone()));
     if let Some(certificate) = proven {
         let detail = format!("votes for {} were cast before and it answers", certificate.founder_name);
@@ -392,14 +340,18 @@ fn value(
         return Judgement::go(Phase::Electing, step, "carrying-on", detail, "its address is asked first");
     }
     if !own_allowed {
-        let (step, name, address) = match adopt.first() {
-            Some(c) => {
-                (vec![Move::Check(c.founder_address)], c.founder_name.clone(), c.founder_address.to_string())
-            }
-            None => (Vec::new(), "another node".to_owned(), "an unknown address".to_owned()),
+        let Some(first) = adopt.first() else {
+            return Judgement::wait(
+                Phase::Electing,
+                "voted-parameters-differ",
+                "certificates that may have been chosen carry other parameters than this node has now"
+                    .to_owned(),
+                "give every machine the parameters of the time of the vote; if that is out of the question: muster founding annul",
+            );
         };
+        let (name, address) = (&first.founder_name, first.founder_address);
         return Judgement {
-            moves: step,
+            moves: adopt.iter().map(|c| Move::Check(c.founder_address)).collect(),
             phase: Phase::Electing,
             why: vec![Why::new(
                 "voted-founder-silent",
