@@ -268,6 +268,15 @@ impl Gossip {
         let _ = self.commands.send(Command::Meet(address));
     }
 
+    /// [`Gossip::meet`] for a task of its own.
+    #[must_use]
+    pub fn greeter(&self) -> impl Fn(SocketAddr) + Send + Sync + 'static {
+        let commands = self.commands.clone();
+        move |address| {
+            let _ = commands.send(Command::Meet(address));
+        }
+    }
+
     /// Takes another key ring, without a restart.
     pub fn rotate(&self, keys: &GossipKeys) {
         self.shared.link.sealer().rotate(keys);
