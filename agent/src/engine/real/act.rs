@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Real, chain, lock};
 use crate::core::Known;
 use crate::decide::{Act, K3sWanted};
-use crate::edge::fs;
+use crate::edge::{clock, fs};
 use crate::engine::Outcome;
 use crate::gossip::Role;
 use crate::k3s::discard::{self, Reach};
@@ -17,6 +17,9 @@ use crate::ledger::Data;
 
 /// How long k3s may take to stop; its own unit allows 90 s.
 const STOP: Duration = Duration::from_secs(95);
+
+/// How soon a start is ordered again when the unit still does not run.
+const START_AGAIN: Duration = Duration::from_secs(2);
 
 fn k3s_role(role: Role) -> Option<K3sRole> {
     match role {
@@ -161,7 +164,15 @@ impl Real {
                 }
                 self.init.enable(service).await
             }
-            Order::Start => self.init.start(service).await,
+            Order::Start => {
+                // An order that was just given shows its effect only with the next looks.
+                let now = clock::since_boot();
+                if self.ordered.is_some_and(|at| now.saturating_sub(at) < START_AGAIN) {
+                    return Outcome::AlreadySo;
+                }
+                self.ordered = Some(now);
+                self.init.start(service).await
+            }
         };
         self.k3s = None;
         match result {
