@@ -25,4 +25,3 @@ pub mod identity;
 pub mod k3s;
 pub mod ledger;
 pub mod report;
-pub mod k3s;

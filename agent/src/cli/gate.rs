@@ -3,16 +3,16 @@
 use super::{DONE, FAILED, GateRole, settings};
 use crate::config::Flags;
 use crate::core::Known;
-use crate::gossip::Role;
-use crate::k3s::gate::{GateLedger, may_start};
+use crate::engine::real::look::gate_word;
+use crate::k3s::gate::may_start;
 use crate::k3s::{K3sRole, Paths, probe};
-use crate::ledger::{self, Data, Record};
+use crate::ledger;
 
 pub(super) fn gate(flags: &Flags, role: GateRole) -> anyhow::Result<u8> {
     let settings = settings(flags)?.settings;
     let paths = Paths::new(&settings.k3s.data_dir);
     let ledger = match ledger::peek(&settings.state_dir) {
-        Ok(Some(record)) => Known::Yes(word(&record)),
+        Ok(Some(record)) => Known::Yes(gate_word(&record)),
         Ok(None) => Known::Absent,
         Err(error) => Known::unknown("the ledger", error.to_string()),
     };
@@ -27,25 +27,5 @@ pub(super) fn gate(flags: &Flags, role: GateRole) -> anyhow::Result<u8> {
             eprintln!("muster gate: {}: {}; {}", why.rule, why.detail, why.next);
             Ok(FAILED)
         }
-    }
-}
-
-/// What the ledger says about a start.
-fn word(record: &Record) -> GateLedger {
-    let role = match &record.data {
-        Data::Provisional { .. } => Some(K3sRole::Server),
-        Data::Joining { role, .. } | Data::Member { role, .. } => match role {
-            Role::Server => Some(K3sRole::Server),
-            Role::Agent => Some(K3sRole::Agent),
-            Role::Undecided => None,
-        },
-        Data::None | Data::Discarding { .. } => None,
-    };
-    GateLedger {
-        certificate: record.certificate.as_ref().map(|certificate| certificate.ca_hash.clone()),
-        provisional_armed: matches!(record.data, Data::Provisional { .. }),
-        member: matches!(record.data, Data::Member { .. }),
-        annulled: record.certificate.is_none() && record.annulment.is_some(),
-        role,
     }
 }

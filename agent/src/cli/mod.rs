@@ -88,6 +88,7 @@ enum Command {
     /// Ask whether k3s may start on this machine: called by its unit before every start. Local facts only.
     Gate {
         /// As what.
+        #[arg(id = "start_as", value_name = "ROLE")]
         role: GateRole,
     },
     /// Print the version.
@@ -272,4 +273,22 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string(value)?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// clap finds clashing names only when it runs.
+    #[test]
+    fn the_command_tree_is_sound() {
+        Cli::command().debug_assert();
+        for line in
+            ["muster gate server", "muster gate agent", "muster up --servers 1", "muster plan --root /mnt"]
+        {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
 }

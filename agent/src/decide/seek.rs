@@ -140,6 +140,12 @@ fn judged(seen: &Observed, settings: &Settings) -> Plan {
     let judgement = founding::judge(&own, &others, &terms, &Checks(&seen.checks));
     let mut plan = waits(judgement.phase, Why::new("", "", ""), WAITING);
     plan.why = judgement.why;
+    // The protocol speaks of identities; people know their machines by name.
+    for peer in seen.peers.peers.values() {
+        for why in &mut plan.why {
+            why.detail = why.detail.replace(peer.claim.owner.short(), &peer.claim.name);
+        }
+    }
     let record = &seen.record;
     for step in judgement.moves {
         let mut next = record.clone();

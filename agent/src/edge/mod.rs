@@ -5,4 +5,5 @@ pub mod clock;
 pub mod exec;
 pub mod fs;
 pub mod http;
+pub mod netif;
 pub mod systemd;

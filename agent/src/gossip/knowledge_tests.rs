@@ -56,6 +56,7 @@ fn a_member_cannot_speak_for_another() {
     };
     ignored(&victim, &signed_claim(3, &about_victim));
     ignored(&liar, &signed_claim(3, &about_victim));
+    ignored(&liar, &signed_claim(2, &about_victim));
     ignored(&victim, &as_json);
     ignored(&victim, &signer(2).sign("prod", CLAIM, &as_json));
     ignored(&victim, &signer(2).sign("lab", PARAMETERS, &as_json));

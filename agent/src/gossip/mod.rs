@@ -7,6 +7,7 @@
 //! ```
 
 mod claim;
+mod envelope;
 mod keys;
 mod knowledge;
 pub mod network;

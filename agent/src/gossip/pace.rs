@@ -20,7 +20,7 @@ const ADVANCES: u8 = 2;
 const GREETINGS: u8 = 3;
 /// Intervals without an advance for which a node stays live whatever the failure detector thinks. A burst of rounds teaches the
 /// detector to expect heartbeats every few milliseconds, and it would take the calm afterwards for death.
-const HOLD: u32 = 3;
+const HOLD: u32 = 4;
 
 /// Decides when an extra round is due. News makes one due; a bucket of tokens bounds them.
 pub(super) struct Rounds {
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_live_after_two_advances_and_for_three_intervals_after_the_last() {
+    fn a_node_is_live_after_two_advances_and_for_four_intervals_after_the_last() {
         let start = Instant::now();
         let mut pulse = Pulse::new(SECOND);
         for (heartbeat, live) in [(7, false), (7, false), (9, false), (9, false), (10, true)] {
@@ -204,8 +204,8 @@ mod tests {
             assert_eq!(pulse.is_beating(start, &id("a")), live, "{heartbeat}");
         }
         pulse.beat(start + SECOND, &id("a"), 4);
-        assert!(pulse.is_beating(start + 3 * SECOND, &id("a")));
-        assert!(!pulse.is_beating(start + 3 * SECOND + MS, &id("a")), "a lower heartbeat is no advance");
+        assert!(pulse.is_beating(start + 4 * SECOND, &id("a")));
+        assert!(!pulse.is_beating(start + 4 * SECOND + MS, &id("a")), "a lower heartbeat is no advance");
         pulse.retain(&HashSet::new());
         pulse.beat(start, &id("a"), 11);
         assert!(!pulse.is_beating(start, &id("a")));

@@ -48,7 +48,7 @@ impl<K: Copy + Eq + std::hash::Hash> Reassembly<K> {
     /// their message; the oldest unfinished messages are dropped where a bound is reached.
     pub(super) fn add(&mut self, now: Duration, from: K, place: Place, part: &[u8]) -> Option<Vec<u8>> {
         let Place { message, index, count } = place;
-        if count < 2 || count > MAX_FRAGMENTS || index >= count || part.is_empty() {
+        if !(2..=MAX_FRAGMENTS).contains(&count) || index >= count || part.is_empty() {
             return None;
         }
         self.expire(now);

@@ -17,34 +17,22 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use ring::aead::{Aad, LessSafeKey, Nonce};
+use ring::aead::{Aad, LessSafeKey};
 use ring::hmac;
 use zeroize::Zeroize;
 
-use super::keys::{GossipKeys, KeyId, Ring};
+use super::envelope::{
+    COOKIE, HEADER, KIND_CHALLENGE, KIND_FRAGMENT, KIND_WHOLE, Known, PIECE, Sealed, TAG, VERSION,
+    WITH_COOKIE, nonce, read_header, read_plain, unseal,
+};
+pub use super::envelope::{MAX_DATAGRAM, OVERHEAD};
+use super::keys::{GossipKeys, Ring};
 use super::pending::Pending;
 use super::reassembly::{MAX_FRAGMENTS, Place, Reassembly};
 use super::window::{SessionId, Window};
 
-/// Largest datagram sent, and the largest one looked at, in bytes of UDP payload: no path splits it.
-pub const MAX_DATAGRAM: usize = 1_200;
 /// Largest message sealed or put together, in bytes.
 pub const MAX_MESSAGE: usize = 65_536;
-/// Bytes of the envelope around an unsplit message.
-pub const OVERHEAD: usize = HEADER + 1 + TAG;
-
-const VERSION: u8 = 1;
-const HEADER: usize = 1 + 4 + 16 + 8;
-const TAG: usize = 16;
-const COOKIE: usize = 16;
-/// Room for a message or a piece of one; a cookie always fits beside it, so that a second sending splits as the first.
-const PIECE: usize = MAX_DATAGRAM - HEADER - TAG - 1 - COOKIE - 6;
-
-const KIND_WHOLE: u8 = 1;
-const KIND_FRAGMENT: u8 = 2;
-const KIND_CHALLENGE: u8 = 3;
-const WITH_COOKIE: u8 = 0x80;
-
 /// Sessions remembered; the one unused for longest makes room.
 const MAX_SESSIONS: usize = 1_024;
 /// How long a cookie is good: between one and two of these.
@@ -91,21 +79,11 @@ pub enum Opened {
     Own,
 }
 
-type Known = (KeyId, SessionId);
-
 struct Session {
     key: LessSafeKey,
     address: SocketAddr,
     window: Window,
     used: Duration,
-}
-
-struct Sealed<'a> {
-    known: Known,
-    counter: u64,
-    kind: u8,
-    cookie: Option<&'a [u8]>,
-    body: &'a [u8],
 }
 
 /// Seals what a node sends and opens what it receives.
@@ -391,39 +369,6 @@ impl Sealer {
 
 fn ticks(now: Duration) -> u64 {
     now.as_secs() / COOKIE_TICK.as_secs()
-}
-
-fn nonce(counter: u64) -> Nonce {
-    let mut bytes = [0; 12];
-    bytes[4..].copy_from_slice(&counter.to_be_bytes());
-    Nonce::assume_unique_for_key(bytes)
-}
-
-fn unseal<'a>(key: &LessSafeKey, counter: u64, header: &[u8], sealed: &'a mut [u8]) -> Option<&'a [u8]> {
-    key.open_in_place(nonce(counter), Aad::from(header), sealed).ok().map(|plain| &*plain)
-}
-
-fn read_header(datagram: &[u8]) -> Option<(Known, u64)> {
-    if datagram.len() < HEADER + TAG + 1 || datagram.len() > MAX_DATAGRAM || datagram[0] != VERSION {
-        return None;
-    }
-    let (key_id, rest) = datagram[1..].split_first_chunk::<4>()?;
-    let (session, rest) = rest.split_first_chunk::<16>()?;
-    let (counter, _) = rest.split_first_chunk::<8>()?;
-    Some(((*key_id, *session), u64::from_be_bytes(*counter)))
-}
-
-fn read_plain(known: Known, counter: u64, plain: &[u8]) -> Option<Sealed<'_>> {
-    let (first, rest) = plain.split_first()?;
-    let kind = first & !WITH_COOKIE;
-    let (cookie, body) = if first & WITH_COOKIE == 0 {
-        (None, rest)
-    } else {
-        let (cookie, body) = rest.split_at_checked(COOKIE)?;
-        (Some(cookie), body)
-    };
-    let sealed = Sealed { known, counter, kind, cookie, body };
-    matches!(kind, KIND_WHOLE | KIND_FRAGMENT | KIND_CHALLENGE).then_some(sealed)
 }
 
 const _: () = assert!(MAX_MESSAGE.div_ceil(PIECE) <= MAX_FRAGMENTS as usize);

@@ -12,7 +12,7 @@ use super::claim::Claim;
 use super::keys::GossipKeys;
 use super::knowledge::{CLAIM, Knowledge, MAX_VALUE, PARAMETERS};
 use super::network::{Network, Wire};
-use super::run::{self, Run};
+use super::run::{self, Ended, Run};
 use super::seal::Sealer;
 use super::signed::Signer;
 use super::transport::{Link, add};
@@ -25,6 +25,9 @@ use crate::founding::Parameters;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// A run longer than this counts as healthy: the next restart waits the short time again.
 const HEALTHY: Duration = Duration::from_secs(60);
+
+/// How long an end that was asked for is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Gives the next generation from the durable counter: incremented and synced before it returns. Called from a thread
 /// that may block.
@@ -105,6 +108,7 @@ pub(super) struct Published {
 
 pub(super) enum Command {
     Meet(SocketAddr),
+    Shutdown,
 }
 
 /// What handle, supervisor and runs share.
@@ -268,15 +272,24 @@ impl Gossip {
         let _ = self.commands.send(Command::Meet(address));
     }
 
+    /// [`Gossip::meet`] for a task of its own.
+    #[must_use]
+    pub fn greeter(&self) -> impl Fn(SocketAddr) + Send + Sync + 'static {
+        let commands = self.commands.clone();
+        move |address| {
+            let _ = commands.send(Command::Meet(address));
+        }
+    }
+
     /// Takes another key ring, without a restart.
     pub fn rotate(&self, keys: &GossipKeys) {
         self.shared.link.sealer().rotate(keys);
     }
 
-    /// Ends it and waits until its socket is closed.
+    /// Ends it and waits until its socket is closed; a gossip that does not end within two seconds is cut off.
     pub async fn shutdown(mut self) {
-        self.supervisor.abort();
-        let _ = (&mut self.supervisor).await;
+        let _ = self.commands.send(Command::Shutdown);
+        let _ = tokio::time::timeout(PATIENCE, &mut self.supervisor).await;
     }
 }
 
@@ -308,7 +321,10 @@ impl Supervisor {
                 None => self.network.bind(self.listen).await,
             };
             let cause = match bound {
-                Ok(wire) => self.run_once(generation, wire).await,
+                Ok(wire) => match self.run_once(generation, wire).await {
+                    Some(cause) => cause,
+                    None => return,
+                },
                 Err(error) => format!("cannot listen on UDP {}: {error}", self.listen),
             };
             if started.elapsed() > HEALTHY {
@@ -333,8 +349,9 @@ impl Supervisor {
         }
     }
 
-    /// One run in a task of its own, so that a panic in it is an ending like any other.
-    async fn run_once(&mut self, generation: u64, wire: Arc<dyn Wire>) -> String {
+    /// One run in a task of its own, so that a panic in it is an ending like any other. Gives why it ended; none when it was
+    /// asked to.
+    async fn run_once(&mut self, generation: u64, wire: Arc<dyn Wire>) -> Option<String> {
         self.dice = self.dice.wrapping_add(generation).rotate_left(17);
         let run = Run {
             shared: Arc::clone(&self.shared),
@@ -346,12 +363,13 @@ impl Supervisor {
         let mut tasks = JoinSet::new();
         tasks.spawn(run::run(run, wire, Arc::clone(&self.commands)));
         let cause = match tasks.join_next().await {
-            Some(Ok(error)) => error.to_string(),
+            Some(Ok(Ended::Asked)) => return None,
+            Some(Ok(ended)) => ended.to_string(),
             Some(Err(error)) if error.is_panic() => "it panicked".to_owned(),
             Some(Err(_)) | None => "it was cancelled".to_owned(),
         };
         self.shared.link.forget_asked();
-        cause
+        Some(cause)
     }
 }
 

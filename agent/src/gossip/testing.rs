@@ -36,6 +36,7 @@ pub(super) fn claim(owner: &NodeId, generation: u64, counter: u64) -> Claim {
         phase: Phase::Seeking,
         role: Role::Undecided,
         voter: None,
+        api: None,
         ready: None,
         why: String::new(),
     }

@@ -50,12 +50,12 @@ pub fn client(
 ) -> Result<Client, String> {
     let roots = Certificate::from_pem_bundle(ca_pem).map_err(|e| format!("not a CA bundle: {e}"))?;
     let mut builder = builder().tls_certs_only(roots).timeout(timeout);
-    if let Some((certificate, key)) = certificate {
-        if let (Ok(mut text), Ok(key)) = (std::fs::read(certificate), std::fs::read(key)) {
-            text.extend_from_slice(&key);
-            if let Ok(identity) = Identity::from_pem(&text) {
-                builder = builder.identity(identity);
-            }
+    if let Some((certificate, key)) = certificate
+        && let (Ok(mut text), Ok(key)) = (std::fs::read(certificate), std::fs::read(key))
+    {
+        text.extend_from_slice(&key);
+        if let Ok(identity) = Identity::from_pem(&text) {
+            builder = builder.identity(identity);
         }
     }
     builder.build().map_err(|e| format!("cannot make a TLS client: {e}"))
@@ -89,6 +89,10 @@ pub fn cause(error: &reqwest::Error) -> String {
                 }
                 std::io::ErrorKind::HostUnreachable => {
                     return format!("dial tcp {host}: connect: no route to host");
+                }
+                std::io::ErrorKind::UnexpectedEof => return "EOF".to_owned(),
+                std::io::ErrorKind::ConnectionReset => {
+                    return format!("read tcp {host}: read: connection reset by peer");
                 }
                 std::io::ErrorKind::NetworkUnreachable => {
                     return format!("dial tcp {host}: connect: network is unreachable");

@@ -10,7 +10,7 @@ use crate::access::{Access, Options};
 use crate::balancer::Balancer;
 use crate::paths::Paths;
 use crate::settings::{self, Agent};
-use crate::{kubelet, logs, supervisor};
+use crate::{document, kubelet, logs};
 
 /// How long an agent or server waits for a ready API before it gives up and is restarted.
 pub const WATCHDOG: Duration = Duration::from_secs(15 * 60);
@@ -39,7 +39,7 @@ pub async fn run(mut agent: Agent) -> Result<(), String> {
             credentials.api
         );
         match kubelet::ask(credentials.controller(), Method::GET, &slices, "", &Value::Null).await {
-            Ok(slice) => balancer.update(supervisor::addresses(&slice)),
+            Ok(slice) => balancer.update(document::addresses(&slice)),
             Err((code, e)) => logs::debug(format!("Failed to get apiserver addresses: {code} {e}")),
         }
         tokio::time::sleep(Duration::from_secs(5)).await;

@@ -69,10 +69,11 @@ pub fn parse(
     all.extend_from_slice(arguments);
     read_arguments(&table, &all, &mut parsed)?;
     for flag in &table {
-        if !flag.env.is_empty() && !parsed.values.contains_key(flag.name) {
-            if let Some(value) = environment(flag.env).filter(|v| !v.is_empty()) {
-                parsed.values.insert(flag.name, vec![value]);
-            }
+        if !flag.env.is_empty()
+            && !parsed.values.contains_key(flag.name)
+            && let Some(value) = environment(flag.env).filter(|v| !v.is_empty())
+        {
+            parsed.values.insert(flag.name, vec![value]);
         }
     }
     Ok(parsed)

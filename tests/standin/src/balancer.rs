@@ -94,11 +94,11 @@ impl Balancer {
 
     /// A server that does not answer is tried last from now on.
     fn demote(&self, server: &str) {
-        if let Ok(mut state) = self.state.lock() {
-            if let Some(at) = state.addresses.iter().position(|a| a == server) {
-                let down = state.addresses.remove(at);
-                state.addresses.push(down);
-            }
+        if let Ok(mut state) = self.state.lock()
+            && let Some(at) = state.addresses.iter().position(|a| a == server)
+        {
+            let down = state.addresses.remove(at);
+            state.addresses.push(down);
         }
     }
 

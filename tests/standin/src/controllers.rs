@@ -18,6 +18,7 @@ const RETRY: Duration = Duration::from_secs(2);
 /// How long a Node may be silent before it is marked.
 const SILENCE: Duration = Duration::from_secs(40);
 const FINALIZERS: [&str; 2] = ["wrangler.cattle.io/node", "wrangler.cattle.io/managed-etcd-controller"];
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const MASTERS: &str = "/registry/masterleases/";
 
 /// Starts everything.
@@ -270,7 +271,18 @@ async fn lifecycle(store: &Store) -> Result<(), String> {
         let beat = ready.and_then(|c| c["lastHeartbeatTime"].as_str()).and_then(clock::parse);
         let Some(last) = renewed.into_iter().chain(beat).max() else { continue };
         let silent = now.duration_since(last).unwrap_or_default() > SILENCE;
-        if !silent || ready.is_some_and(|c| c["status"] == "Unknown") {
+        let unknown = ready.is_some_and(|c| c["status"] == "Unknown");
+        let tainted =
+            node["spec"]["taints"].as_array().into_iter().flatten().any(|t| t["key"] == UNREACHABLE);
+        if !silent && !unknown && tainted {
+            edit(store, name, |node| {
+                if let Some(taints) = node["spec"]["taints"].as_array_mut() {
+                    taints.retain(|t| t["key"] != UNREACHABLE);
+                }
+            })
+            .await?;
+        }
+        if !silent || unknown {
             continue;
         }
         logs::info(format!("Node {name} is unresponsive: no heartbeat for {}s", SILENCE.as_secs()));
@@ -283,7 +295,7 @@ async fn lifecycle(store: &Store) -> Result<(), String> {
                 );
             }
             node["spec"]["taints"] =
-                json!([{"key": "node.kubernetes.io/unreachable", "effect": "NoExecute", "timeAdded": clock::now()}]);
+                json!([{"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": clock::now()}]);
         })
         .await?;
     }

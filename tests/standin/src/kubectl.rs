@@ -330,6 +330,7 @@ async fn mark(
     let body = json!({"metadata": {field: changes}});
     let merge = "application/merge-patch+json";
     kubelet::ask(&api.client, Method::PATCH, &url, merge, &body).await.map_err(refused)?;
-    println!("{}/{name} {verb}d", resource.kind.to_lowercase());
+    let done = if verb == "label" { "labeled" } else { "annotated" };
+    println!("{}/{name} {done}", resource.kind.to_lowercase());
     Ok(())
 }

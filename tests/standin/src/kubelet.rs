@@ -206,7 +206,7 @@ pub async fn run(agent: Agent, credentials: std::sync::Arc<Credentials>) {
     let own = format!("{nodes}/{}", agent.node_name);
     let mut wait = Duration::from_millis(100);
     loop {
-        let (wanted, none) = (node_object(&agent), Value::Null);
+        let wanted = node_object(&agent);
         match ask(client, Method::POST, &nodes, "application/json", &wanted).await {
             Ok(_) => {
                 logs::info(format!("Successfully registered node {}", agent.node_name));
@@ -225,9 +225,7 @@ pub async fn run(agent: Agent, credentials: std::sync::Arc<Credentials>) {
                     break;
                 }
             }
-            Err((code, e)) => {
-                logs::debug(format!("Unable to register node with API server: {code} {e} {none}"))
-            }
+            Err((code, e)) => logs::debug(format!("Unable to register node with API server: {code} {e}")),
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(Duration::from_secs(1));
@@ -254,14 +252,6 @@ async fn beat(client: &Client, api: &str, own: &str, agent: &Agent) -> Result<()
         let change = json!({"status": next["status"]});
         let merge = "application/merge-patch+json";
         ask(client, Method::PATCH, &format!("{own}/status"), merge, &change).await?;
-    }
-    if node["spec"]["taints"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .any(|t| t["key"] == "node.kubernetes.io/unreachable")
-    {
-        logs::debug("the unreachable taint stays until the node lifecycle removes it");
     }
     let leases = format!("{api}/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases");
     let mine = format!("{leases}/{}", agent.node_name);

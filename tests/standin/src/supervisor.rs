@@ -7,15 +7,14 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, Response};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::api::resources::ENDPOINT_SLICES;
 use crate::api::{Failure, objects, rest};
 use crate::auth::{self, User};
 use crate::http::{self, Request};
-use crate::pki::{Leaf, Use};
 use crate::shared::{Phase, Shared};
-use crate::{bootstrap, keys, logs, material, nodepassword, paths, snapshot, token};
+use crate::{bootstrap, document, issue, logs, paths, snapshot, token};
 
 /// How many GET and POST requests of agents may be in flight.
 const MAX_GET: usize = 20;
@@ -98,10 +97,10 @@ pub async fn handle(shared: Arc<Shared>, request: Request) -> Response<Body> {
 }
 
 async fn db_info(shared: &Shared, request: &Request) -> Response<Body> {
-    if !request.remote.ip().is_loopback() {
-        if let Err(answer) = with_role(shared, request, &["k3s:server"]) {
-            return *answer;
-        }
+    if !request.remote.ip().is_loopback()
+        && let Err(answer) = with_role(shared, request, &["k3s:server"])
+    {
+        return *answer;
     }
     if request.method != Method::GET {
         return http::send_error(request, 405, "method not allowed");
@@ -162,10 +161,10 @@ async fn supervisor(shared: &Shared, request: &Request, name: &str) -> Response<
     match name {
         "client-ca.crt" | "server-ca.crt" => file(shared, request, name),
         "apiservers" => http::json(200, &json!(apiservers(shared).await)),
-        "config" => http::json(200, &config(shared)),
+        "config" => http::json(200, &document::config(shared)),
         "readyz" if shared.phase() < Phase::Core => http::send_error(request, 503, "runtime core not ready"),
         "readyz" => http::text(200, "ok"),
-        _ => certificate(shared, request, name, &user).await,
+        _ => issue::certificate(shared, request, name, &user).await,
     }
 }
 
@@ -209,148 +208,8 @@ async fn stored_bootstrap(shared: &Shared) -> Result<Vec<u8>, String> {
 pub async fn apiservers(shared: &Shared) -> Vec<String> {
     let Some(store) = shared.store() else { return Vec::new() };
     match objects::get(store, &ENDPOINT_SLICES, "default", "kubernetes").await {
-        Ok(slice) => addresses(&slice),
+        Ok(slice) => document::addresses(&slice),
         Err(_) => Vec::new(),
-    }
-}
-
-/// `address:port` of an endpoint slice.
-pub fn addresses(slice: &Value) -> Vec<String> {
-    let port = slice["ports"][0]["port"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(6443);
-    let endpoints = slice["endpoints"].as_array().into_iter().flatten();
-    let mut all: Vec<String> = endpoints
-        .flat_map(|e| e["addresses"].as_array().into_iter().flatten())
-        .filter_map(Value::as_str)
-        .map(|address| crate::network::join(address, port))
-        .collect();
-    all.sort();
-    all.dedup();
-    all
-}
-
-/// Go's JSON of an IPNet.
-fn ip_net(cidr: &str) -> Value {
-    use base64::Engine as _;
-    let (address, length) = cidr.split_once('/').unwrap_or((cidr, "0"));
-    let length: usize = length.parse().unwrap_or(0);
-    let size = if address.contains(':') { 16 } else { 4 };
-    let mask: Vec<u8> = (0..size)
-        .map(|byte| {
-            let bits = length.saturating_sub(byte * 8).min(8);
-            u8::MAX.checked_shl(8 - bits as u32).unwrap_or(0)
-        })
-        .collect();
-    let network = crate::network::indexed(cidr, 0).unwrap_or_else(|_| address.to_owned());
-    json!({"IP": network, "Mask": base64::engine::general_purpose::STANDARD.encode(mask)})
-}
-
-/// The document at `/v1-k3s/config`, also what a joiner compares itself with.
-pub fn config(shared: &Shared) -> Value {
-    let settings = &shared.settings;
-    let mut value = critical(&settings.critical);
-    value["AdvertiseIP"] = json!(settings.advertise_ip);
-    value["HTTPSPort"] = json!(settings.port);
-    value["SupervisorPort"] = json!(settings.port);
-    value["APIServerPort"] = json!(6444);
-    value["DataDir"] = json!(settings.agent.data_dir.join("server"));
-    value["ServerNodeName"] = json!(settings.agent.node_name);
-    value["PrivateIP"] = json!(settings.agent.node_ip);
-    value["ClusterInit"] = json!(settings.cluster_init);
-    value["JoinURL"] = json!(settings.agent.server_url);
-    value["SANs"] = json!(settings.sans);
-    value
-}
-
-/// The critical settings as they stand in that document.
-pub fn critical(c: &crate::settings::Critical) -> Value {
-    let nets = |list: &[String]| list.iter().map(|cidr| ip_net(cidr)).collect::<Vec<_>>();
-    json!({
-        "ClusterIPRanges": nets(&c.cluster_cidr), "ClusterIPRange": ip_net(&c.cluster_cidr[0]),
-        "ServiceIPRanges": nets(&c.service_cidr), "ServiceIPRange": ip_net(&c.service_cidr[0]),
-        "ClusterDNSs": c.cluster_dns, "ClusterDNS": c.cluster_dns[0], "ClusterDomain": c.cluster_domain,
-        "DisableCCM": c.disable_cloud_controller, "DisableHelmController": c.disable_helm_controller,
-        "DisableNPC": c.disable_network_policy, "EncryptSecrets": c.secrets_encryption,
-        "EncryptProvider": c.secrets_encryption_provider, "EmbeddedRegistry": c.embedded_registry,
-        "FlannelBackend": c.flannel_backend, "FlannelIPv6Masq": c.flannel_ipv6_masq,
-        "FlannelExternalIP": c.flannel_external_ip, "EgressSelectorMode": c.egress_selector_mode,
-        "SupervisorMetrics": c.supervisor_metrics,
-    })
-}
-
-/// The node a kubelet certificate may be issued for, or status and text of the refusal.
-async fn node_of(shared: &Shared, request: &Request, user: &User) -> Result<String, (u16, String)> {
-    let header = |name: &str, missing: &str| {
-        let value = request.header(name).filter(|v| !v.is_empty()).map(str::to_owned);
-        value.ok_or_else(|| (400, missing.to_owned()))
-    };
-    let node = header("k3s-node-name", "node name not set")?.to_lowercase();
-    let password = header("k3s-node-password", "node password not set")?;
-    let identity = user.name.strip_prefix("system:node:");
-    if identity.is_some_and(|name| name != node) {
-        return Err((400, "header node name does not match auth node name".to_owned()));
-    }
-    let Some(store) = shared.store().filter(|_| shared.phase() >= Phase::Core) else {
-        if node != shared.settings.agent.node_name {
-            return Err((503, "runtime core not ready".to_owned()));
-        }
-        let own = nodepassword::ensure_file(&shared.settings.agent.knobs.node_dir)
-            .map_err(|e| (500, format!("unable to read node password file: {e}")))?;
-        if own != password {
-            return Err((403, "unable to verify local node password: hash does not match".to_owned()));
-        }
-        logs::info(format!("Password verified locally for node {node}"));
-        return Ok(node);
-    };
-    if identity.is_some() {
-        if let Err(e) = objects::get(store, &crate::api::resources::NODES, "", &node).await {
-            return Err((401, format!("unable to verify node identity: {}", e.message)));
-        }
-    }
-    match nodepassword::ensure(store, &node, &password).await {
-        Ok(()) => Ok(node),
-        Err(nodepassword::Refusal::Wrong(e)) => Err((403, e)),
-        Err(nodepassword::Refusal::Store(e)) => {
-            logs::warn(format!("Failed to ensure node-password secret for node {node}: {e}"));
-            Ok(node)
-        }
-    }
-}
-
-async fn certificate(shared: &Shared, request: &Request, name: &str, user: &User) -> Response<Body> {
-    let mut groups: &[&str] = &[];
-    let mut sans = Vec::new();
-    let (mut signer, mut usage) = ("client-ca", Use::Client);
-    let subject = match name {
-        "client-kube-proxy.crt" => "system:kube-proxy".to_owned(),
-        "client-k3s-controller.crt" => "system:k3s-controller".to_owned(),
-        _ => {
-            let node = match node_of(shared, request, user).await {
-                Ok(node) => node,
-                Err((code, text)) => return http::send_error(request, code, &text),
-            };
-            if name == "client-kubelet.crt" {
-                groups = &["system:nodes"];
-                format!("system:node:{node}")
-            } else {
-                (signer, usage) = ("server-ca", Use::Server);
-                sans = vec![node.clone(), "localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-                sans.extend(request.header("k3s-node-ip").unwrap_or_default().split(',').map(str::to_owned));
-                node
-            }
-        }
-    };
-    let leaf = Leaf { name: &subject, groups, sans: &sans, usage };
-    let signed = material::authority(&shared.paths, signer).and_then(|ca| {
-        if request.method == Method::POST && !request.body.is_empty() {
-            return ca.sign_request(&leaf, &request.body);
-        }
-        // A client without a request of its own gets a key with the certificate.
-        let key = keys::generate()?;
-        Ok(format!("{}{}", ca.sign(&leaf, &key)?, keys::to_pem(&key)))
-    });
-    match signed {
-        Ok(text) => http::text(200, text),
-        Err(e) => http::send_error(request, 500, &e),
     }
 }
 

@@ -1,23 +1,25 @@
 //! Steps: dull, idempotent, each with its guard.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Real, chain, lock};
 use crate::core::Known;
 use crate::decide::{Act, K3sWanted};
-use crate::edge::fs;
+use crate::edge::{clock, fs};
 use crate::engine::Outcome;
 use crate::gossip::Role;
 use crate::k3s::discard::{self, Reach};
 use crate::k3s::kube::KubeApi;
 use crate::k3s::spec::{K3sSpec, NodeNames, SpecError};
-use crate::k3s::{K3sRole, probe, render};
+use crate::k3s::{K3sRole, place, render};
 use crate::ledger::Data;
 
 /// How long k3s may take to stop; its own unit allows 90 s.
 const STOP: Duration = Duration::from_secs(95);
+
+/// How soon a start is ordered again when the unit still does not run.
+const START_AGAIN: Duration = Duration::from_secs(2);
 
 fn k3s_role(role: Role) -> Option<K3sRole> {
     match role {
@@ -130,22 +132,17 @@ impl Real {
         };
         let mut files = render::files(&spec, &self.paths);
         files.push(render::service_file(self.init.kind(), spec.role, &self.paths));
-        let differing = probe::differing(&files);
-        if differing.is_empty() {
-            return Outcome::AlreadySo;
-        }
         // The unit comes last: while it is missing nothing can start on a half-written configuration.
-        for file in files.iter().filter(|file| differing.contains(&file.path)) {
-            let directory = file.path.parent().map_or_else(|| PathBuf::from("/"), PathBuf::from);
-            let written = fs::create_directory(&directory, 0o755)
-                .and_then(|()| fs::write_atomic(&file.path, file.content.expose().as_bytes(), file.mode));
-            if let Err(error) = written {
-                return Outcome::Failed(chain(&error));
-            }
+        let written = match place::put(&files) {
+            Ok(written) => written,
+            Err(error) => return Outcome::Failed(chain(&error)),
+        };
+        if written.is_empty() {
+            return Outcome::AlreadySo;
         }
         self.k3s = None;
         let unit = files.last().map(|file| &file.path);
-        if unit.is_some_and(|unit| differing.contains(unit))
+        if unit.is_some_and(|unit| written.contains(unit))
             && let Err(error) = self.init.reload().await
         {
             return Outcome::Failed(chain(&error));
@@ -167,7 +164,15 @@ impl Real {
                 }
                 self.init.enable(service).await
             }
-            Order::Start => self.init.start(service).await,
+            Order::Start => {
+                // An order that was just given shows its effect only with the next looks.
+                let now = clock::since_boot();
+                if self.ordered.is_some_and(|at| now.saturating_sub(at) < START_AGAIN) {
+                    return Outcome::AlreadySo;
+                }
+                self.ordered = Some(now);
+                self.init.start(service).await
+            }
         };
         self.k3s = None;
         match result {

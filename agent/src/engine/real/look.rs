@@ -9,10 +9,13 @@ use crate::core::{CaHash, ClusterId, Known, Why};
 use crate::decide::{AnnulRequest, Binary, K3sSeen, MemberSeen, NodeFacts, Observed, UnitSeen};
 use crate::edge::systemd::UnitState;
 use crate::edge::{clock, fs};
+use crate::gossip::Role;
 use crate::k3s::facts::{K3sFacts, LiveFacts, Member};
+use crate::k3s::gate::{GateLedger, may_start};
 use crate::k3s::logtext::Finding;
 use crate::k3s::spec::server_url;
 use crate::k3s::supervisor::SupervisorApi;
+use crate::k3s::{self, K3sRole, Paths};
 use crate::ledger::{Data, Record};
 
 /// Answers of other machines count this long.
@@ -137,7 +140,12 @@ impl Real {
             progress.push_str(&why.detail);
         }
         match &self.k3s {
-            Some((_, facts)) => seen(facts, binary),
+            Some((_, facts)) => {
+                let mut seen = seen(facts, binary);
+                let refused = gated(facts, lock(&self.ledger).record(), &self.paths);
+                seen.trouble.splice(0..0, refused);
+                seen
+            }
             None => unseen(binary),
         }
     }
@@ -274,6 +282,42 @@ fn address_of(url: &str) -> Option<IpAddr> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let host = rest.trim_end_matches('/').rsplit_once(':').map_or(rest, |(host, _)| host);
     host.trim_matches(['[', ']']).parse().ok()
+}
+
+/// What the ledger says about a start, for the gate.
+pub(crate) fn gate_word(record: &Record) -> GateLedger {
+    let role = match &record.data {
+        Data::Provisional { .. } => Some(K3sRole::Server),
+        Data::Joining { role, .. } | Data::Member { role, .. } => match role {
+            Role::Server => Some(K3sRole::Server),
+            Role::Agent => Some(K3sRole::Agent),
+            Role::Undecided => None,
+        },
+        Data::None | Data::Discarding { .. } => None,
+    };
+    GateLedger {
+        certificate: record.certificate.as_ref().map(|certificate| certificate.ca_hash.clone()),
+        provisional_armed: matches!(record.data, Data::Provisional { .. }),
+        member: matches!(record.data, Data::Member { .. }),
+        annulled: record.certificate.is_none() && record.annulment.is_some(),
+        role,
+    }
+}
+
+/// Why the gate refused the last start, asked again here, so that a refusal is never a silent wait.
+fn gated(facts: &K3sFacts, record: &Record, paths: &Paths) -> Option<Why> {
+    let ledger = gate_word(record);
+    let role = ledger.role?;
+    facts.unit(role).yes().filter(|unit| unit.was_gated() && unit.is_down())?;
+    let asked = may_start(role, &k3s::probe::gate_facts(paths, Known::Yes(ledger)), paths);
+    let unsaid = || {
+        Why::new(
+            "gate-refused",
+            "the gate refused the last start",
+            "started again by itself; journalctl -u k3s",
+        )
+    };
+    Some(asked.err().unwrap_or_else(unsaid))
 }
 
 /// What k3s says of itself and what else would be read by it, the newest first.

@@ -63,6 +63,7 @@ pub struct Real {
     api: BTreeMap<String, (Duration, Known<CaHash>)>,
     watcher: Watcher,
     claim: Option<Claim>,
+    ordered: Option<Duration>,
     teller: tell::Teller,
     timeline: Timeline,
 }

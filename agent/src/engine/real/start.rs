@@ -119,6 +119,7 @@ pub async fn begin(settings: &Settings) -> Result<Real, StartFailure> {
         api: std::collections::BTreeMap::new(),
         watcher: Watcher::new(started),
         claim: None,
+        ordered: None,
         teller: tell::Teller::new(&settings.run_dir),
         timeline: Timeline::new(started),
     })

@@ -48,14 +48,16 @@ impl Bench<'_> {
     /// # Errors
     /// A cluster does not form, or a person asks to stop.
     pub fn run(&self) -> Result<Value> {
-        let (mut by_hand, mut by_muster) = (Vec::new(), Vec::new());
+        let (mut by_hand, mut steps_by_hand, mut by_muster) = (Vec::new(), Vec::new(), Vec::new());
         for run in 1..=self.runs {
             // The first of a pair may find colder caches: it is not always the same side.
             for oracle in if run % 2 == 1 { [true, false] } else { [false, true] } {
                 if oracle {
-                    let seconds = self.in_lab("oracle", true, |lab| oracle::form(lab, self.limit()))?;
+                    let (seconds, steps) =
+                        self.in_lab("oracle", true, |lab| oracle::form(lab, self.limit()))?;
                     (self.tell)(&format!("run {run}: by hand {seconds:.1} s"));
                     by_hand.push(seconds);
+                    steps_by_hand.push(steps);
                 } else {
                     let formation = self.in_lab("muster", false, |lab| self.form(lab))?;
                     (self.tell)(&format!("run {run}: by Muster {:.1} s", formation.seconds));
@@ -75,6 +77,7 @@ impl Bench<'_> {
             "over_seconds": rounded(muster - oracle),
             "ratio": rounded(muster / oracle),
             "phases": {
+                "by_hand": phases(steps_by_hand.iter()),
                 "founder": phases(by_muster.iter().map(|formation| &formation.founder)),
                 "last_server": phases(by_muster.iter().map(|formation| &formation.last)),
             },

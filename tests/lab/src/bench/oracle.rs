@@ -15,8 +15,8 @@ const UNIT: &str = "[Unit]\nDescription=k3s, started by hand\n\n[Service]\nType=
     ExecStart=/usr/local/bin/k3s server\nKillMode=process\nDelegate=yes\nLimitNOFILE=1048576\n\
     LimitNPROC=infinity\nLimitCORE=infinity\nTasksMax=infinity\nTimeoutStartSec=0\nRestart=always\nRestartSec=5s\n";
 
-/// Forms the cluster and gives the seconds from the first configuration to the last Ready.
-pub(super) fn form(lab: &Lab, within: Duration) -> Result<f64> {
+/// Forms the cluster; gives the seconds from the first configuration to the last Ready, and those of each step.
+pub(super) fn form(lab: &Lab, within: Duration) -> Result<(f64, Vec<(String, f64)>)> {
     let token = layer::token();
     let founder = &lab.hosts[0];
     for host in &lab.hosts {
@@ -24,6 +24,11 @@ pub(super) fn form(lab: &Lab, within: Duration) -> Result<f64> {
         host.shell("systemctl daemon-reload")?;
     }
     let began = Instant::now();
+    let mut steps: Vec<(String, f64)> = Vec::new();
+    let mut step = |name: &str| {
+        let so_far: f64 = steps.iter().map(|(_, seconds)| seconds).sum();
+        steps.push((name.to_owned(), began.elapsed().as_secs_f64() - so_far));
+    };
     for (before, host) in lab.hosts.iter().enumerate() {
         host.write_mode("/etc/rancher/k3s/token", &token, 0o600)?;
         host.write_mode("/etc/rancher/k3s/config.yaml", config(lab, host, founder), 0o600)?;
@@ -35,15 +40,18 @@ pub(super) fn form(lab: &Lab, within: Duration) -> Result<f64> {
                     host.inside(&["systemctl", "is-active", "k3s.service"], Duration::from_secs(5))?;
                 Ok((state.stdout.trim() == "active").then_some(()))
             })?;
+            step("founder_ready");
         } else if before + 1 < lab.hosts.len() {
             wait::until("the next server votes", within, EVERY, || {
                 let members = probe::members(founder).unwrap_or_default();
                 Ok((members.voters.len() == before + 1).then_some(()))
             })?;
+            step("next_votes");
         }
     }
     whole(&lab.hosts, within)?;
-    Ok(began.elapsed().as_secs_f64())
+    step("all_ready");
+    Ok((began.elapsed().as_secs_f64(), steps))
 }
 
 fn config(lab: &Lab, host: &Host, founder: &Host) -> String {

@@ -6,6 +6,7 @@ mod context;
 mod death;
 mod divide;
 mod form;
+mod itself;
 mod outside;
 pub mod runner;
 
@@ -84,6 +85,11 @@ pub const ALL: &[Scenario] = &[
         name: "bad-torn-ledger",
         about: "a torn ledger parks the node; k3s runs on; the whole file brings it back",
         run: bad_input::torn_ledger,
+    },
+    Scenario {
+        name: "lab-itself",
+        about: "partitions, loss, freezing, power cuts, clones and wipes do what they say; no Muster in it",
+        run: itself::itself,
     },
     Scenario { name: "one-machine", about: "one host, one server, embedded etcd", run: form::one_machine },
     Scenario { name: "bad-api-port", about: "port 6443 is taken", run: bad_host::api_port },
