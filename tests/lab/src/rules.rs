@@ -24,28 +24,31 @@ pub struct Complaint {
 
 /// Port 6443 is taken by another program.
 pub const API_PORT: Complaint =
-    Complaint { rules: &["port-taken"], phases: &["preparing", "parked"], words: &["6443"] };
+    Complaint { rules: &["host.port.6443"], phases: &["preparing", "parked"], words: &["6443"] };
 /// The gossip port is taken by another program.
-pub const GOSSIP_PORT: Complaint = Complaint {
-    rules: &["gossip-port-taken", "port-taken"],
-    phases: &["parked", "preparing"],
-    words: &["7846"],
-};
+pub const GOSSIP_PORT: Complaint =
+    Complaint { rules: &["gossip-port-taken"], phases: &["parked", "preparing"], words: &["7846"] };
 /// There is no default route, so no address to be reached by.
 pub const NO_ROUTE: Complaint =
     Complaint { rules: &["no-default-route"], phases: &["parked", "preparing"], words: &["route"] };
 /// The host is named `localhost`.
 pub const HOST_NAME: Complaint =
-    Complaint { rules: &["host-name-unfit"], phases: &["parked", "preparing"], words: &["localhost"] };
+    Complaint { rules: &["host-name"], phases: &["parked", "preparing"], words: &["localhost"] };
 /// Two hosts have the same name.
 pub const NAME_TAKEN: Complaint =
-    Complaint { rules: &["name-held", "name-duplicated"], phases: &["parked", "joining"], words: &["node2"] };
+    Complaint { rules: &["name-held", "duplicate-name"], phases: &["parked", "joining"], words: &["node2"] };
 /// The state directory cannot be written.
-pub const READ_ONLY: Complaint =
-    Complaint { rules: &["state-unwritable"], phases: &["parked", "preparing"], words: &["/var/lib/muster"] };
+pub const READ_ONLY: Complaint = Complaint {
+    rules: &["ledger-unwritable"],
+    phases: &["parked", "preparing"],
+    words: &["/var/lib/muster"],
+};
 /// The state directory is full.
-pub const FULL: Complaint =
-    Complaint { rules: &["state-unwritable"], phases: &["parked", "preparing"], words: &["/var/lib/muster"] };
+pub const FULL: Complaint = Complaint {
+    rules: &["ledger-unwritable"],
+    phases: &["parked", "preparing"],
+    words: &["/var/lib/muster"],
+};
 /// The ledger is torn.
 pub const LEDGER: Complaint =
     Complaint { rules: &["ledger-unreadable"], phases: &["parked"], words: &["ledger.json"] };
@@ -54,7 +57,7 @@ pub const CHECKSUM: Complaint =
     Complaint { rules: &["k3s-unavailable"], phases: &["preparing", "parked"], words: &["sha-256"] };
 /// The k3s binary is for another machine.
 pub const ARCHITECTURE: Complaint =
-    Complaint { rules: &["k3s-unavailable"], phases: &["preparing", "parked"], words: &["aarch64"] };
+    Complaint { rules: &["k3s-unavailable"], phases: &["preparing", "parked"], words: &["arm64"] };
 /// The configuration ends in the middle of a line.
 pub const CONFIGURATION: Complaint =
     Complaint { rules: &["configuration-refused"], phases: &["parked"], words: &["muster.toml"] };

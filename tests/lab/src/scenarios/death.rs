@@ -104,8 +104,10 @@ fn joins(ctx: &Context, lab: &Lab, host: &Host, seconds: u64) -> Result<()> {
         let status = host.status().unwrap_or_default();
         ensure!(status.phase != "founding" || status.certificate.is_none(), "{} founds again", host.name);
         let others = || lab.hosts.iter().filter(|other| other.index != host.index);
-        let armed =
-            host.armed() && status.certificate.is_some() && others().any(|h| h.certificate().is_some());
+        let armed = host.armed()
+            && status.certificate.is_some()
+            && !status.is_discarding()
+            && others().any(|h| h.certificate().is_some());
         ensure!(!armed, "{} is configured to found a cluster beside the one there is", host.name);
         let done = status.phase == "serving" && status.k3s.ready == Some(true);
         Ok(done.then_some(()))
