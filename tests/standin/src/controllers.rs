@@ -20,6 +20,8 @@ const TRY: Duration = Duration::from_secs(5);
 /// How long a Node may be silent before it is marked.
 const SILENCE: Duration = Duration::from_secs(40);
 const FINALIZERS: [&str; 2] = ["wrangler.cattle.io/node", "wrangler.cattle.io/managed-etcd-controller"];
+/// How soon a failed task is tried again.
+const AGAIN: Duration = Duration::from_millis(250);
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const MASTERS: &str = "/registry/masterleases/";
 
@@ -43,10 +45,14 @@ where
     F: Future<Output = Result<(), String>>,
 {
     loop {
-        if let Err(e) = task(Arc::clone(&shared)).await {
-            logs::debug(format!("controller: {e}"));
-        }
-        tokio::time::sleep(period).await;
+        let wait = match task(Arc::clone(&shared)).await {
+            Ok(()) => period,
+            Err(e) => {
+                logs::debug(format!("controller: {e}"));
+                AGAIN
+            }
+        };
+        tokio::time::sleep(wait).await;
     }
 }
 
@@ -266,6 +272,9 @@ async fn own_node(shared: &Shared) -> Result<(), String> {
     if shared.settings.disable_agent {
         return Ok(());
     }
+    // Until the kubelet has registered the Node this is worth a quick retry: without its label a deleted server would
+    // leave its member behind.
+    objects::get(store, &NODES, "", name).await.map_err(|e| e.message)?;
     edit(store, name, |node| {
         if !node["metadata"]["deletionTimestamp"].is_null() {
             return;
