@@ -155,7 +155,10 @@ fn in_use(seen: &Observed) -> Option<String> {
 }
 
 fn discarding(seen: &Observed, reason: &str) -> Plan {
-    let gone = seen.k3s.server_data.is_absent() && seen.k3s.agent_data.is_absent();
+    // The configuration too: a nominee that died between arming it and starting k3s has no data, and is armed all the same.
+    let gone = seen.k3s.server_data.is_absent()
+        && seen.k3s.agent_data.is_absent()
+        && seen.k3s.configuration.is_absent();
     let why =
         |rule| Why::new(rule, reason.to_owned(), "k3s is stopped and its data moved aside, not deleted");
     if gone {

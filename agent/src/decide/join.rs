@@ -158,9 +158,22 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
         }
         return plan;
     }
+    if let Known::Yes(ca) = &seen.k3s.disk_ca
+        && *ca != certificate.ca_hash
+    {
+        return discard(seen, format!("the disk holds CA {}, which is not the certificate's", ca.short()));
+    }
+    // A machine that lost power while it joined may be a voter by now that the others cannot do without: on data of this very
+    // cluster it starts again and asks nobody.
+    let begun = seen.k3s.server_data.yes().is_some() && seen.k3s.configured_server.yes().is_some();
+    if role == Role::Server && !running && begun && seen.k3s.disk_ca.yes().is_some() {
+        return acts(Phase::Joining, starting(seen, role), vec![Act::Start { role }], SOON);
+    }
+    // While no server can take anybody in, that is the fact that blocks, and not the order of those who wait.
+    let ahead = roles::target(seen, certificate).and_then(|_| roles::ahead(seen, certificate));
     if role == Role::Server
         && !running
-        && let Some(first) = roles::ahead(seen, certificate)
+        && let Some(first) = ahead
     {
         let detail = format!("{} joins before this node; k3s admits one learner at a time", first.name);
         return waits(
@@ -230,7 +243,7 @@ fn member(seen: &Observed, settings: &Settings, role: Role, certificate: &Certif
     }
     if role == Role::Server
         && let Known::Yes(members) = &seen.k3s.members
-        && let Some(newcomer) = roles::reimaged(seen)
+        && let Some((newcomer, seen_dead)) = roles::reimaged(seen)
     {
         let voters = live_voters(seen);
         if roles::removal_keeps_quorum(members, &newcomer.name, voters) {
@@ -238,6 +251,7 @@ fn member(seen: &Observed, settings: &Settings, role: Role, certificate: &Certif
                 name: newcomer.name.clone(),
                 address: newcomer.address,
                 by: newcomer.owner.clone(),
+                seen_dead,
             });
         }
     }

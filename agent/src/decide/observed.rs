@@ -156,6 +156,8 @@ pub struct K3sSeen {
     pub api: Known<bool>,
     /// Whether this node is Ready.
     pub ready: Known<bool>,
+    /// Whether there is a configuration of k3s on disk.
+    pub configuration: Known<()>,
     /// The server address in the configuration on disk.
     pub configured_server: Known<IpAddr>,
     /// What is in k3s's way, read from its log, its configuration directory and its ports.

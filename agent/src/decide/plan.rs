@@ -86,6 +86,9 @@ pub enum Act {
         address: IpAddr,
         /// The new identity that asks for the name.
         by: NodeId,
+        /// Whether the old identity was seen dead in gossip. If nobody remembers it, Kubernetes must say that the node is not
+        /// Ready, and that its address is the newcomer's.
+        seen_dead: bool,
     },
 }
 

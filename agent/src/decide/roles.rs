@@ -131,8 +131,8 @@ pub(super) fn ahead<'a>(seen: &'a Observed, certificate: &Certificate) -> Option
 }
 
 /// A machine that was reimaged under the same name and address and asks for its name, if this server is the one to see to it:
-/// name, address and new identity.
-pub(super) fn reimaged(seen: &Observed) -> Option<&Claim> {
+/// its claim, and whether its old identity was seen dead.
+pub(super) fn reimaged(seen: &Observed) -> Option<(&Claim, bool)> {
     let me = &seen.node.id;
     let serving =
         |claim: &Claim| claim.role == Role::Server && claim.voter == Some(true) && claim.api == Some(true);
@@ -140,13 +140,14 @@ pub(super) fn reimaged(seen: &Observed) -> Option<&Claim> {
         return None;
     }
     let newcomer = claims(seen).find(|(claim, live)| *live && claim.why == "name-held")?.0;
-    // Only the dead identity of the same name and address is proof that the old machine is gone and not merely out of sight.
-    let gone = claims(seen).any(|(old, live)| {
+    // The dead identity of the same name and address is proof that the old machine is gone and not merely out of sight. Where
+    // nobody remembers it, the address is asked of Kubernetes: see the guard of the step.
+    let seen_dead = claims(seen).any(|(old, live)| {
         !live && old.owner != newcomer.owner && old.name == newcomer.name && old.address == newcomer.address
     });
     let alive = claims(seen)
         .any(|(other, live)| live && other.owner != newcomer.owner && other.name == newcomer.name);
-    (gone && !alive && newcomer.name != seen.node.name).then_some(newcomer)
+    (!alive && newcomer.name != seen.node.name).then_some((newcomer, seen_dead))
 }
 
 /// Whether removing the member of a node that does not run leaves a majority of voters before and after. A learner does not

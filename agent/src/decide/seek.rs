@@ -12,6 +12,9 @@ use crate::founding::{self, LiveCheck, Move, Other, Own, Proposal, Terms};
 use crate::gossip::{Role, WantedRole};
 use crate::ledger::Data;
 
+/// Peers with other parameters that are named at most: one line must stay one.
+const MOST_NAMED: usize = 4;
+
 struct Checks<'a>(&'a BTreeMap<IpAddr, Known<CaHash>>);
 
 impl LiveCheck for Checks<'_> {
@@ -57,13 +60,16 @@ fn fenced(seen: &Observed, settings: &Settings) -> Option<(Phase, Why)> {
     let live = || seen.peers.peers.values().filter(|peer| peer.live);
     let mine = settings.parameters();
     let hash = mine.hash();
-    if let Some(peer) =
-        live().find(|peer| peer.claim.wants != WantedRole::Agent && peer.claim.parameters != hash)
-    {
-        let detail = match peer.parameters.as_ref().and_then(|theirs| mine.first_difference(theirs)) {
+    let differing: Vec<String> = live()
+        .filter(|peer| peer.claim.wants != WantedRole::Agent && peer.claim.parameters != hash)
+        .take(MOST_NAMED)
+        .map(|peer| match peer.parameters.as_ref().and_then(|theirs| mine.first_difference(theirs)) {
             Some((key, here, there)) => format!("{key} is {here} here and {there} on {}", peer.claim.name),
             None => format!("{} has other parameters; their values have not arrived yet", peer.claim.name),
-        };
+        })
+        .collect();
+    if !differing.is_empty() {
+        let detail = differing.join("; ");
         let next = "no vote until every machine has the same values; correct the configuration and restart muster there";
         return Some((Phase::Seeking, Why::new("parameters-differ", detail, next)));
     }

@@ -36,6 +36,7 @@ fn quiet() -> K3sSeen {
         members: Known::Absent,
         api: Known::Absent,
         ready: Known::Absent,
+        configuration: Known::Absent,
         configured_server: Known::Absent,
         trouble: Vec::new(),
     }
@@ -284,6 +285,33 @@ fn a_silent_founder_is_waited_for_by_name() {
 }
 
 #[test]
+fn an_armed_configuration_without_data_is_discarded_all_the_same() {
+    let ours = settings(&[]);
+    let (mut seen, _) = certified(&ours);
+    seen.record.data = Data::Discarding { reason: "not chosen".into() };
+    seen.k3s.configuration = Known::Yes(());
+    let plan = decide(&seen, &ours);
+    assert!(plan.commit.is_none() && plan.acts == [Act::Discard { number: 1 }], "{plan:?}");
+    seen.k3s.configuration = Known::Absent;
+    assert_eq!(decide(&seen, &ours).commit.unwrap().data, Data::None);
+}
+
+#[test]
+fn a_learner_that_became_the_second_voter_starts_again_though_the_first_waits_for_it() {
+    let ours = settings(&[]);
+    let (mut seen, born) = certified(&ours);
+    seen.record.data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
+    seen.k3s.server_data = Known::Yes(());
+    seen.k3s.disk_ca = Known::Yes(born.ca_hash.clone());
+    seen.k3s.configured_server = Known::Yes(address(2));
+    let founder = &mut seen.peers.peers.get_mut(&id(2)).unwrap().claim;
+    (founder.voter, founder.api, founder.phase) = (Some(false), Some(false), Phase::Degraded);
+    assert!(decide(&seen, &ours).acts.contains(&Act::Start { role: Role::Server }));
+    seen.k3s.disk_ca = Known::Yes(CaHash::from_digest(&[77; 32]));
+    assert!(matches!(decide(&seen, &ours).commit.unwrap().data, Data::Discarding { .. }));
+}
+
+#[test]
 fn a_member_whose_data_is_gone_never_starts_on_an_empty_disk() {
     let ours = settings(&[]);
     let (mut seen, born) = certified(&ours);
@@ -338,13 +366,19 @@ fn a_reimaged_machine_is_let_in_only_when_its_old_self_is_dead_and_quorum_stays(
     let removes =
         |seen: &Observed| decide(seen, &ours).acts.iter().any(|act| matches!(act, Act::RemoveNode { .. }));
     assert!(!removes(&seen), "the old node3 is still live");
+    let evidence = |seen: &Observed| {
+        decide(seen, &ours).acts.iter().find_map(|act| match act {
+            Act::RemoveNode { seen_dead, .. } => Some(*seen_dead),
+            _ => None,
+        })
+    };
     seen.peers.peers.get_mut(&id(3)).unwrap().live = false;
-    assert!(removes(&seen));
+    assert_eq!(evidence(&seen), Some(true));
     seen.peers.peers.get_mut(&id(2)).unwrap().live = false;
     assert!(!removes(&seen), "one live voter of three is no majority");
     seen.peers.peers.get_mut(&id(2)).unwrap().live = true;
     seen.peers.peers.get_mut(&id(3)).unwrap().claim.address = address(33);
-    assert!(!removes(&seen), "another address is no proof that the old machine is gone");
+    assert_eq!(evidence(&seen), Some(false), "another address is no proof: Kubernetes is asked");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::conf::Conf;
 use crate::faults::{self, Fault};
 use crate::host::Host;
 use crate::net::{self, Net};
+use crate::process::Process;
 use crate::run::Run;
 use crate::setup::binaries::Binaries;
 use crate::setup::layer::Layer;
@@ -29,6 +30,8 @@ pub struct Spec {
     pub enabled: bool,
     /// Whether k3s is already installed, for a cluster that is made by hand.
     pub bare_k3s: bool,
+    /// Whether the lab belongs to this program alone, as a scenario's does: `down --all` leaves it while that runs.
+    pub owned: bool,
 }
 
 /// A lab that exists on this machine. Kept as `lab.json` for later commands.
@@ -44,6 +47,7 @@ pub struct Lab {
     pub real: bool,
     /// The hosts.
     pub hosts: Vec<Host>,
+    owner: Option<Process>,
     layers: Vec<PathBuf>,
 }
 
@@ -68,7 +72,7 @@ impl Spec {
                 conf.kubelet_args = vec!["fail-cgroupv1=false".to_owned()];
             }
         }
-        Self { name: name.to_owned(), hosts, conf, enabled: true, bare_k3s: false }
+        Self { name: name.to_owned(), hosts, conf, enabled: true, bare_k3s: false, owned: false }
     }
 }
 
@@ -110,6 +114,7 @@ impl Lab {
             version: binaries.version.clone(),
             real: binaries.real,
             hosts: Vec::new(),
+            owner: if spec.owned { Process::current() } else { None },
             layers: vec![layer.build()?, rootfs.to_owned()],
         };
         lab.net().create()?;
@@ -135,6 +140,12 @@ impl Lab {
         let file = paths::run_dir(&self.name).join("lab.json");
         fs::write(&file, serde_json::to_vec_pretty(self)?)
             .with_context(|| format!("write {}", file.display()))
+    }
+
+    /// The running program that this lab belongs to.
+    #[must_use]
+    pub fn owner(&self) -> Option<i32> {
+        self.owner.filter(|owner| owner.alive()).map(|owner| owner.pid)
     }
 
     /// The lab's network.

@@ -40,6 +40,12 @@ impl Process {
         (stat.state != 'Z').then_some(Self { pid, started: stat.started })
     }
 
+    /// This very process.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        Self::of(i32::try_from(std::process::id()).ok()?)
+    }
+
     /// Whether it still lives; a zombie does not.
     #[must_use]
     pub fn alive(self) -> bool {

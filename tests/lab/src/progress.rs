@@ -115,6 +115,21 @@ fn changes(
     let mut certificate = known.cloned();
     let nothing = Row::default();
     for row in rows {
+        if let Some(found) = &row.certificate
+            && certificate.as_ref().map(Certificate::identity) != Some(found.identity())
+        {
+            let text = format!(
+                "the cluster is born: {} founded by {} ({}), era {}",
+                short(&found.cluster_id),
+                found.founder_name,
+                found.founder_address,
+                found.era
+            );
+            events.push(Event { at, node: String::new(), phase: String::new(), text });
+            certificate = Some(found.clone());
+        }
+    }
+    for row in rows.iter().filter(|row| row.phase != "booting") {
         let old = before.get(&row.index).unwrap_or(&nothing);
         let mut news: Vec<String> = Vec::new();
         if row.role != old.role && matches!(row.role.as_str(), "server" | "agent") {
@@ -134,19 +149,6 @@ fn changes(
         if row.phase != old.phase || !news.is_empty() {
             let text = news.join(", ");
             events.push(Event { at, node: row.name.clone(), phase: row.phase.clone(), text });
-        }
-        if let Some(found) = &row.certificate
-            && certificate.as_ref() != Some(found)
-        {
-            let text = format!(
-                "the cluster is born: {} founded by {} ({}), era {}",
-                short(&found.cluster_id),
-                found.founder_name,
-                found.founder_address,
-                found.era
-            );
-            events.push(Event { at, node: String::new(), phase: String::new(), text });
-            certificate = Some(found.clone());
         }
     }
     (events, certificate)
@@ -176,8 +178,8 @@ mod tests {
         row.certificate =
             Some(Certificate { cluster_id: "0123456789".into(), era: 1, ..Certificate::default() });
         let (events, found) = changes(&before, std::slice::from_ref(&row), none.as_ref(), 3.0);
-        assert_eq!(line(&events[0]), "   3.0s  node1   serving    is a server, votes in etcd, Ready");
-        assert_eq!(line(&events[1]), "   3.0s  the cluster is born: 01234567 founded by  (), era 1");
+        assert_eq!(line(&events[0]), "   3.0s  the cluster is born: 01234567 founded by  (), era 1");
+        assert_eq!(line(&events[1]), "   3.0s  node1   serving    is a server, votes in etcd, Ready");
         let again = changes(&BTreeMap::from([(1, row.clone())]), &[row], found.as_ref(), 4.0);
         assert!(again.0.is_empty());
     }

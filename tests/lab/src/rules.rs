@@ -4,6 +4,8 @@
 pub const NO_PEER: &str = "no-peer-answers";
 /// Some node has other parameters.
 pub const PARAMETERS: &str = "parameters-differ";
+/// The key that is named when two configurations ask for another number of servers: `founders` follows from it.
+pub const SERVERS_KEYS: &[&str] = &["servers", "founders"];
 /// Fewer machines are up than a founding needs.
 pub const WAITING: &str = "waiting-for-founders";
 /// The founder named on the certificate does not answer.
@@ -24,10 +26,13 @@ pub struct Complaint {
 
 /// Port 6443 is taken by another program.
 pub const API_PORT: Complaint =
-    Complaint { rules: &["host.port.6443"], phases: &["preparing", "parked"], words: &["6443"] };
+    Complaint { rules: &["host.port.6443"], phases: &["parked"], words: &["6443"] };
 /// The gossip port is taken by another program.
-pub const GOSSIP_PORT: Complaint =
-    Complaint { rules: &["gossip-port-taken"], phases: &["parked", "preparing"], words: &["7846"] };
+pub const GOSSIP_PORT: Complaint = Complaint {
+    rules: &["gossip-port-taken", "port-taken"],
+    phases: &["parked", "preparing"],
+    words: &["7846"],
+};
 /// There is no default route, so no address to be reached by.
 pub const NO_ROUTE: Complaint =
     Complaint { rules: &["no-default-route"], phases: &["parked", "preparing"], words: &["route"] };
@@ -36,7 +41,7 @@ pub const HOST_NAME: Complaint =
     Complaint { rules: &["host-name"], phases: &["parked", "preparing"], words: &["localhost"] };
 /// Two hosts have the same name.
 pub const NAME_TAKEN: Complaint =
-    Complaint { rules: &["name-held", "duplicate-name"], phases: &["parked", "joining"], words: &["node2"] };
+    Complaint { rules: &["duplicate-name"], phases: &["parked", "joining"], words: &["node2"] };
 /// The state directory cannot be written.
 pub const READ_ONLY: Complaint = Complaint {
     rules: &["ledger-unwritable"],
@@ -57,7 +62,7 @@ pub const CHECKSUM: Complaint =
     Complaint { rules: &["k3s-unavailable"], phases: &["preparing", "parked"], words: &["sha-256"] };
 /// The k3s binary is for another machine.
 pub const ARCHITECTURE: Complaint =
-    Complaint { rules: &["k3s-unavailable"], phases: &["preparing", "parked"], words: &["arm64"] };
+    Complaint { rules: &["k3s-unavailable"], phases: &["preparing", "parked"], words: &["executable for"] };
 /// The configuration ends in the middle of a line.
 pub const CONFIGURATION: Complaint =
     Complaint { rules: &["configuration-refused"], phases: &["parked"], words: &["muster.toml"] };

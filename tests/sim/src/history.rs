@@ -54,7 +54,6 @@ pub fn run(seed: u64, tell: bool) -> History {
     let settings: Vec<Settings> = (0..machines).map(|at| settings(machines, at, &mut dice)).collect();
     let mut world = World::new(seed, settings, tell);
     let mut faults: BTreeMap<String, u64> = BTreeMap::new();
-    let mut fault = |name: &str| *faults.entry(name.to_owned()).or_default() += 1;
     let all: Vec<u8> = (1..=machines as u8).collect();
     // Machines of one group come up within seconds, or one after another.
     let spread = [0, 2_000, 20_000][dice.below(3) as usize];
@@ -79,35 +78,35 @@ pub fn run(seed: u64, tell: bool) -> History {
             let number = all[dice.below(all.len() as u64) as usize];
             match dice.below(7) {
                 0 => {
-                    fault("power-cut");
+                    *faults.entry("power-cut".to_owned()).or_default() += 1;
                     world.stop(number);
                 }
                 1 | 2 => {
-                    fault("switched-on");
+                    *faults.entry("switched-on".to_owned()).or_default() += 1;
                     world.start(number);
                 }
                 3 => {
-                    fault("crash-at-effect");
+                    *faults.entry("crash-at-effect".to_owned()).or_default() += 1;
                     world.machine(number).crash_in = Some(dice.below(6) as u32);
                 }
                 4 => {
-                    fault("partition");
+                    *faults.entry("partition".to_owned()).or_default() += 1;
                     let part: BTreeSet<u8> = all.iter().copied().filter(|_| dice.chance(500)).collect();
                     world.parts = Some(vec![part]);
                 }
                 5 => {
-                    fault("heal");
+                    *faults.entry("heal".to_owned()).or_default() += 1;
                     world.parts = None;
                 }
                 _ if wiped < wipes && machines < 5 => {
-                    fault("reimaged");
+                    *faults.entry("reimaged".to_owned()).or_default() += 1;
                     wiped += 1;
                     world.stop(number);
                     world.wipe(number);
                     world.start(number);
                 }
                 _ => {
-                    fault("k3s-hangs");
+                    *faults.entry("k3s-hangs".to_owned()).or_default() += 1;
                     if let Some(k3s) = &mut world.machine(number).k3s {
                         k3s.hangs = true;
                     }
@@ -120,7 +119,9 @@ pub fn run(seed: u64, tell: bool) -> History {
     world.parts = None;
     world.loss = world.loss.min(300);
     let mut formed_at = None;
-    let end = world.now + Duration::from_secs(600);
+    let end = world.now + Duration::from_secs(900);
+    let patience = world.now + Duration::from_secs(300);
+    let mut annulled = false;
     while world.now < end && world.violation.is_none() {
         for number in &all {
             world.machine(*number).crash_in = None;
@@ -130,6 +131,11 @@ pub fn run(seed: u64, tell: bool) -> History {
             }
         }
         world.step(step);
+        if !annulled && world.now > patience && world.founder_gone() {
+            annulled = true;
+            *faults.entry("annulled".to_owned()).or_default() += 1;
+            world.annul();
+        }
         if world.at_rest() {
             formed_at = Some(world.now.as_secs_f64() - 10.0);
             break;

@@ -77,6 +77,8 @@ pub struct Machine {
     pub phase: Option<muster::core::Phase>,
     /// The rules of its last plan.
     pub why: Vec<String>,
+    /// An operator's word, given on this machine.
+    pub annul: Option<muster::decide::AnnulRequest>,
     /// Crash at the n-th effect from now on.
     pub crash_in: Option<u32>,
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use muster::core::{ClusterId, Known, Why};
 use muster::decide::{Act, Binary, HostSeen, K3sSeen, K3sWanted, MemberSeen, Observed, UnitSeen};
 use muster::engine::{ClaimInput, Outcome, Report, World as Door};
-use muster::gossip::Role;
 use muster::ledger::{Data, Record};
 
 use crate::machine::{Disk, name};
@@ -77,7 +76,7 @@ impl Door for One<'_> {
             fresh_cluster,
             node: machine.node.clone(),
             record: machine.record.clone(),
-            annul: None,
+            annul: machine.annul.clone(),
             host: HostSeen { prepared: true, ..HostSeen::default() },
             peers: machine.view.clone(),
             watch,
@@ -160,11 +159,15 @@ impl Door for One<'_> {
                 machine.config = None;
                 machine.enabled = false;
             }
-            Act::RemoveNode { name: gone, .. } => {
+            Act::RemoveNode { name: gone, seen_dead, .. } => {
                 let Disk::Server { cluster, .. } = self.world.machine(number).disk else {
                     return Outcome::AlreadySo;
                 };
-                if self.world.quorate(number, cluster) {
+                let dead = |member: &(u64, u8, bool)| {
+                    name(member.1) != gone || !self.world.member_up(member.1, cluster)
+                };
+                let proven = seen_dead || self.world.etcds[cluster].members.iter().all(dead);
+                if proven && self.world.quorate(number, cluster) {
                     self.world.etcds[cluster].members.retain(|member| name(member.1) != gone);
                 }
             }
@@ -204,6 +207,7 @@ fn k3s_seen(world: &mut World, number: u8) -> K3sSeen {
         members: Known::Absent,
         api: Known::Absent,
         ready: Known::Absent,
+        configuration: there(machine.config.is_some()),
         configured_server: match &machine.config {
             Some(K3sWanted::InCluster { server: Some(server), .. }) => Known::Yes(*server),
             _ => Known::Absent,
@@ -237,6 +241,5 @@ fn k3s_seen(world: &mut World, number: u8) -> K3sSeen {
         }
         Disk::Agent { .. } | Disk::Empty => {}
     }
-    let _ = Role::Server;
     seen
 }

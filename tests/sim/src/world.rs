@@ -110,6 +110,7 @@ impl World {
             next: self.now,
             phase: None,
             why: Vec::new(),
+            annul: None,
             crash_in: None,
         }
     }
@@ -392,6 +393,14 @@ impl World {
         if clusters.len() > eras.len() {
             broken = Some("two clusters have members in one era".to_owned());
         }
+        for machine in &self.machines {
+            // Once a certificate is known, only its founder may still be configured to found.
+            let other = machine.record.certificate.as_ref().is_some_and(|c| c.founder != machine.node.id);
+            let given_up = !matches!(machine.record.data, Data::Discarding { .. });
+            if other && given_up && machine.config == Some(muster::decide::K3sWanted::Provisional) {
+                broken = Some(format!("{} is armed beside the cluster there is", name(machine.number)));
+            }
+        }
         for etcd in &self.etcds {
             // Nobody may be a member beside the founder of a cluster that was not chosen.
             if etcd.members.len() > 1 && !self.certified(&etcd.ca) {
@@ -419,6 +428,29 @@ impl World {
             self.machines.iter().any(|m| m.record.certificate.as_ref().is_some_and(|c| c.ca_hash == etcd.ca))
                 && 2 * kept.count() <= voters.len()
         })
+    }
+
+    /// Whether somebody waits, by name, for a founder whose disk is gone for good: only an operator's word ends that.
+    pub fn founder_gone(&self) -> bool {
+        let here: BTreeSet<&NodeId> = self.machines.iter().map(|machine| &machine.node.id).collect();
+        let silent = ["founder-silent", "voted-founder-silent", "name-held", "no-server-live"];
+        self.machines.iter().any(|machine| {
+            let votes = machine.record.register.accepted.as_ref().map(|accepted| &accepted.certificate);
+            let named = machine.record.certificate.as_ref().or(votes);
+            named.is_some_and(|c| !here.contains(&c.founder))
+                && machine.why.iter().any(|why| silent.contains(&why.as_str()))
+        })
+    }
+
+    /// Gives the operator's word on the first machine.
+    pub fn annul(&mut self) {
+        let era = self.machines.iter().map(|machine| machine.record.era).max().unwrap_or(1);
+        let request = muster::decide::AnnulRequest { era, reason: "its founder's disk is gone".to_owned() };
+        for machine in &mut self.machines {
+            machine.annul = Some(request.clone());
+            machine.next = self.now;
+        }
+        self.say(1, || format!("the operator annuls era {era}"));
     }
 
     /// Whether every machine that is on serves, or is parked with a reason.

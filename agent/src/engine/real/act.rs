@@ -41,13 +41,15 @@ impl Real {
                 Known::Yes(matches!(data, Data::Provisional { .. }))
             }
             Act::Start { .. } => Known::Yes(!matches!(data, Data::None | Data::Discarding { .. })),
-            Act::RemoveNode { name, address, .. } => self.guard_removal(name, *address).await,
+            Act::RemoveNode { name, address, seen_dead, .. } => {
+                self.guard_removal(name, *address, *seen_dead).await
+            }
             _ => Known::Yes(true),
         }
     }
 
     /// The Node must be there, must not be this one, and must have the address from which the new machine of its name asks.
-    async fn guard_removal(&self, name: &str, address: IpAddr) -> Known<bool> {
+    async fn guard_removal(&self, name: &str, address: IpAddr, seen_dead: bool) -> Known<bool> {
         if name == self.name || address == self.address {
             return Known::Yes(false);
         }
@@ -57,7 +59,10 @@ impl Real {
             Known::Unknown(unread) => return Known::Unknown(unread),
         };
         match api.node(name).await {
-            Known::Yes(node) => Known::Yes(!node.deleting && node.addresses.contains(&address.to_string())),
+            Known::Yes(node) => {
+                let same_place = !node.deleting && node.addresses.contains(&address.to_string());
+                Known::Yes(same_place && (seen_dead || node.ready != Known::Yes(true)))
+            }
             Known::Absent => Known::Yes(false),
             Known::Unknown(unread) => Known::Unknown(unread),
         }

@@ -50,6 +50,7 @@ impl Real {
         let dice = u64::from_be_bytes([
             random[24], random[25], random[26], random[27], random[28], random[29], random[30], random[31],
         ]);
+        self.take_new_name(&record);
         let watch = self.watcher.look(now, &peers, &record, dice);
         if self.host.is_due(now) {
             self.host.begin(&self.settings, record.data != Data::None);
@@ -81,6 +82,22 @@ impl Real {
             },
             api: self.api.iter().map(|(address, (_, answer))| (address.clone(), answer.clone())).collect(),
             k3s,
+        }
+    }
+
+    /// A machine that is renamed before it has any data of k3s takes the new name: a person mended a duplicate.
+    fn take_new_name(&mut self, record: &Record) {
+        if self.settings.node_name.is_some() || record.data != Data::None {
+            return;
+        }
+        if let Ok(name) = super::start::node_name(&self.settings)
+            && name != self.name
+        {
+            tracing::info!(from = %self.name, to = %name, "the host was renamed");
+            self.name = name;
+            self.probe =
+                super::start::probe(&self.paths, &self.name, &self.passwords, &self.init, &self.http);
+            self.k3s = None;
         }
     }
 
@@ -247,6 +264,12 @@ fn seen(facts: &K3sFacts, binary: Binary) -> K3sSeen {
         },
         api: facts.api_ready(),
         ready: facts.node_ready(),
+        configuration: match &facts.config {
+            Known::Yes(_) => Known::Yes(()),
+            Known::Absent => Known::Absent,
+            // Something is there, whole or not.
+            Known::Unknown(unread) => Known::Unknown(unread.clone()),
+        },
         configured_server: match &facts.config {
             Known::Yes(config) => {
                 config.server.as_deref().and_then(address_of).map_or(Known::Absent, Known::Yes)
@@ -272,6 +295,7 @@ fn unseen(binary: Binary) -> K3sSeen {
         members: Known::unknown("k3s", "not looked at yet"),
         api: not_yet(),
         ready: not_yet(),
+        configuration: Known::unknown("k3s", "not looked at yet"),
         configured_server: Known::unknown("k3s", "not looked at yet"),
         trouble: Vec::new(),
     }

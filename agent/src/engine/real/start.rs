@@ -86,14 +86,7 @@ pub async fn begin(settings: &Settings) -> Result<Real, StartFailure> {
     let wake = Arc::new(Notify::new());
     let http = Arc::new(Http::new());
     let paths = Paths::new(&settings.k3s.data_dir, &settings.state_dir);
-    let probe = Probe::new(
-        paths.clone(),
-        name.clone(),
-        Some(passwords.server.clone()),
-        Arc::clone(&init),
-        Arc::new(RunIt),
-        Arc::clone(&http),
-    );
+    let probe = probe(&paths, &name, &passwords, &init, &http);
     let started = clock::since_boot();
     let greeter = greet(settings, &gossip, &ledger, gossip.view());
     Ok(Real {
@@ -125,8 +118,20 @@ pub async fn begin(settings: &Settings) -> Result<Real, StartFailure> {
     })
 }
 
+/// The look at k3s under a node's name.
+pub(super) fn probe(
+    paths: &Paths,
+    name: &str,
+    passwords: &Passwords,
+    init: &Arc<dyn systemd::Init>,
+    http: &Arc<Http>,
+) -> Probe {
+    let password = Some(passwords.server.clone());
+    Probe::new(paths.clone(), name.to_owned(), password, Arc::clone(init), Arc::new(RunIt), Arc::clone(http))
+}
+
 /// The node's name, lower-cased as Kubernetes wants it.
-fn node_name(settings: &Settings) -> Result<String, StartFailure> {
+pub(super) fn node_name(settings: &Settings) -> Result<String, StartFailure> {
     let name = match &settings.node_name {
         Some(name) => name.clone(),
         None => nix::unistd::gethostname()

@@ -100,7 +100,12 @@ impl Bench<'_> {
     /// Boots three hosts without any cluster, does something with them, and removes them.
     fn in_lab<T>(&self, side: &str, bare_k3s: bool, act: impl FnOnce(&Lab) -> Result<T>) -> Result<T> {
         let name = format!("b{}-{side}", std::process::id());
-        let spec = Spec { enabled: false, bare_k3s, ..Spec::new(&name, SERVERS, SERVERS, self.binaries) };
+        let spec = Spec {
+            enabled: false,
+            bare_k3s,
+            owned: true,
+            ..Spec::new(&name, SERVERS, SERVERS, self.binaries)
+        };
         let lab = Lab::create(&spec, self.binaries, self.rootfs)?;
         let result = boot(&lab).and_then(|()| act(&lab));
         sweep::remove(&name)?;
@@ -139,7 +144,8 @@ impl Bench<'_> {
 
     fn idle(&self) -> Result<measure::Idle> {
         let name = format!("b{}-idle", std::process::id());
-        let lab = Lab::create(&Spec::new(&name, 5, SERVERS, self.binaries), self.binaries, self.rootfs)?;
+        let spec = Spec { owned: true, ..Spec::new(&name, 5, SERVERS, self.binaries) };
+        let lab = Lab::create(&spec, self.binaries, self.rootfs)?;
         let result = lab.start(&lab.hosts).and_then(|()| {
             wait::until("five hosts are one cluster", self.limit(), Duration::from_millis(500), || {
                 let rows = crate::view::rows(&lab);

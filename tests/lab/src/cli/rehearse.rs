@@ -121,6 +121,10 @@ pub(super) fn down(name: &str, all: bool) -> Result<()> {
         println!("nothing to remove");
     }
     for lab in gone {
+        if all && let Some(owner) = Lab::load(&lab).ok().and_then(|lab| lab.owner()) {
+            println!("lab `{lab}` is left alone: process {owner} is at work in it");
+            continue;
+        }
         sweep::remove(&lab).with_context(|| format!("remove lab {lab}"))?;
         println!("lab `{lab}` removed");
     }

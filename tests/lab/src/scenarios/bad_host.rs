@@ -38,7 +38,7 @@ pub(super) fn one(
 fn taken(ctx: &mut Context, complaint: &Complaint, listen: &str, port: u16) -> Result<()> {
     // The unit counts as started before its program has bound the port.
     let block = format!(
-        "systemd-run --quiet --unit=blocker socat {listen} OPEN:/dev/null
+        "systemd-run --quiet --unit=blocker socat -u {listen} OPEN:/dev/null
          for i in $(seq 100); do ss -lntu | grep -q ':{port} ' && exit 0; sleep 0.1; done; exit 1"
     );
     one(
@@ -81,7 +81,10 @@ pub(super) fn read_only_state(ctx: &mut Context) -> Result<()> {
         |_, host| {
             let mount =
                 "mkdir -p /var/lib/muster && mount -t tmpfs -o mode=0700,size=8m tmpfs /var/lib/muster";
-            host.shell(&format!("{mount} && mount -o remount,ro /var/lib/muster")).map(drop)
+            // As after an error of the disk: the file system is read-only, the mount is not. A read-only mount would be
+            // copied into the agent's own mount namespace and stay there.
+            let ro = "mount -o remount,ro /var/lib/muster && mount -o remount,bind,rw /var/lib/muster";
+            host.shell(&format!("{mount} && {ro}")).map(drop)
         },
         |_, host| host.shell("mount -o remount,rw /var/lib/muster").map(drop),
     )

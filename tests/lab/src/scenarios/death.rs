@@ -8,7 +8,6 @@ use rand::seq::SliceRandom;
 
 use super::context::{CLOSELY, Context, founder, without};
 use crate::host::Host;
-use crate::lab::Lab;
 use crate::rules;
 
 pub(super) fn before_choice(ctx: &mut Context) -> Result<()> {
@@ -37,7 +36,8 @@ pub(super) fn before_choice(ctx: &mut Context) -> Result<()> {
     ctx.fact("provisional_data", provisional);
     let began = Instant::now();
     dead.start()?;
-    joins(ctx, &lab, &dead, 90)?;
+    joins(ctx, &dead, 90, false)?;
+    ensure!(!dead.armed(), "{} is still configured to found a cluster", dead.name);
     ctx.formed(&lab, &lab.hosts, 3, 90)?;
     ctx.fact_seconds("returned_seconds", began);
     let now = ctx.certificate(&lab.hosts)?;
@@ -87,7 +87,7 @@ pub(super) fn wiped(ctx: &mut Context) -> Result<()> {
     host.wipe()?;
     let began = Instant::now();
     host.start()?;
-    joins(ctx, &lab, &host, 120)?;
+    joins(ctx, &host, 120, true)?;
     ctx.fact_seconds("joined_seconds", began);
     let status = host.status().context("the wiped host does not speak")?;
     ensure!(status.node.id != certificate.founder, "the wiped host kept the founder's identity");
@@ -97,18 +97,15 @@ pub(super) fn wiped(ctx: &mut Context) -> Result<()> {
     Ok(())
 }
 
-/// Waits until a host serves, and fails if it founds on its way.
-fn joins(ctx: &Context, lab: &Lab, host: &Host, seconds: u64) -> Result<()> {
+/// Waits until a host serves. `never_founds`: it may not even begin to found on its way; else it may go on with its
+/// provisional cluster until it has heard of the certificate.
+fn joins(ctx: &Context, host: &Host, seconds: u64, never_founds: bool) -> Result<()> {
     let what = format!("{} serves", host.name);
     ctx.until_every(Duration::from_millis(50), &what, seconds, || {
         let status = host.status().unwrap_or_default();
-        ensure!(status.phase != "founding" || status.certificate.is_none(), "{} founds again", host.name);
-        let others = || lab.hosts.iter().filter(|other| other.index != host.index);
-        let armed = host.armed()
-            && status.certificate.is_some()
-            && !status.is_discarding()
-            && others().any(|h| h.certificate().is_some());
-        ensure!(!armed, "{} is configured to found a cluster beside the one there is", host.name);
+        let founds = status.phase == "founding" && (never_founds || status.certificate.is_some());
+        ensure!(!founds, "{} founds again", host.name);
+        ensure!(!(never_founds && host.armed()), "{} is configured to found a cluster", host.name);
         let done = status.phase == "serving" && status.k3s.ready == Some(true);
         Ok(done.then_some(()))
     })

@@ -7,8 +7,10 @@ use anyhow::{Result, ensure};
 use super::context::Context;
 use crate::conf;
 use crate::host::Host;
+use crate::lab::Lab;
 use crate::rules;
 use crate::setup::layer;
+use crate::status::Why;
 
 pub(super) fn wrong_token(ctx: &mut Context) -> Result<()> {
     let mut lab = ctx.lab(&ctx.spec(3, 3))?;
@@ -42,37 +44,43 @@ pub(super) fn wrong_token(ctx: &mut Context) -> Result<()> {
 }
 
 pub(super) fn different_parameters(ctx: &mut Context) -> Result<()> {
-    let lab = ctx.lab(&ctx.spec(4, 3))?;
-    let (five, cidr) = (&lab.hosts[2], &lab.hosts[3]);
-    five.write(conf::DROP_IN, "servers = 5\n")?;
-    cidr.write(conf::DROP_IN, "[k3s]\ncluster-cidr = \"10.52.0.0/16\"\n")?;
+    let lab = ctx.lab(&ctx.spec(3, 3))?;
+    let odd = &lab.hosts[2];
+    odd.write(conf::DROP_IN, "servers = 5\n")?;
     lab.start(&lab.hosts)?;
-    let alike = &lab.hosts[..2];
-    let servers = ["servers", "3", "5"];
-    let cidrs = ["cluster-cidr", "10.42.0.0/16", "10.52.0.0/16"];
+    differ(ctx, &lab, "servers", rules::SERVERS_KEYS, ["3", "5"])?;
+    odd.write(conf::DROP_IN, "[k3s]\ncluster-cidr = \"10.52.0.0/16\"\n")?;
+    odd.shell("systemctl restart --no-block muster.service")?;
+    differ(ctx, &lab, "cluster_cidr", &["cluster-cidr"], ["10.42.0.0/16", "10.52.0.0/16"])?;
+    odd.unlink(conf::DROP_IN);
+    odd.shell("systemctl restart --no-block muster.service")?;
+    let mended = Instant::now();
+    ctx.formed(&lab, &lab.hosts, 3, 90)?;
+    ctx.fact_seconds("formed_after_mending_seconds", mended);
+    Ok(())
+}
+
+/// Every host, on both sides, names the key and both values, and nobody votes meanwhile.
+fn differ(ctx: &mut Context, lab: &Lab, fact: &str, keys: &[&str], values: [&str; 2]) -> Result<()> {
     let began = Instant::now();
-    for host in alike {
-        let why = ctx.says_with(host, rules::PARAMETERS, &servers, 45)?;
-        ctx.fact("line_servers", format!("{}: {}", why.rule, why.detail));
-        let why = ctx.says_with(host, rules::PARAMETERS, &cidrs, 45)?;
-        ctx.fact("line_cluster_cidr", format!("{}: {}", why.rule, why.detail));
+    for host in &lab.hosts {
+        let what = format!("{} says `{}` with one of {keys:?} and {values:?}", host.name, rules::PARAMETERS);
+        let why = ctx.until(&what, 45, || {
+            let fits =
+                |why: &Why| why.rule == rules::PARAMETERS && keys.iter().any(|key| why.detail.contains(key));
+            let both = |why: &Why| values.iter().all(|value| why.detail.contains(value));
+            let status = host.status().unwrap_or_default();
+            Ok(status.why.into_iter().find(|why| fits(why) && both(why)))
+        })?;
+        ctx.fact(&format!("line_{fact}_{}", host.name), why.detail);
     }
-    ctx.says_with(five, rules::PARAMETERS, &servers, 45)?;
-    ctx.says_with(cidr, rules::PARAMETERS, &cidrs, 45)?;
-    ctx.fact_seconds("said_after_seconds", began);
+    ctx.fact_seconds(&format!("{fact}_said_after_seconds"), began);
     let watched = Instant::now();
-    while watched.elapsed() < Duration::from_secs(5) {
+    while watched.elapsed() < Duration::from_secs(4) {
         for host in &lab.hosts {
             ensure!(host.certificate().is_none(), "{} holds a certificate: somebody voted", host.name);
         }
         std::thread::sleep(Duration::from_millis(200));
     }
-    for host in [five, cidr] {
-        host.unlink(conf::DROP_IN);
-        host.shell("systemctl restart --no-block muster.service")?;
-    }
-    let mended = Instant::now();
-    ctx.formed(&lab, &lab.hosts, 3, 90)?;
-    ctx.fact_seconds("formed_after_mending_seconds", mended);
     Ok(())
 }
