@@ -471,6 +471,17 @@ mod tests {
     }
 
     #[test]
+    fn one_thread_may_ask_for_several_models() {
+        // Paths are told on the thread that asks: what one model made of a view must not answer for another.
+        let node = &named("2-of-3").init_states()[0].nodes[0];
+        let view = vec![(1, crate::state::Claim::default(), true)];
+        let ask = |model: &Founding| adapter::step(model, 0, node, &view, &Vec::new());
+        assert_eq!(ask(&named("2-of-3")), Some(Step::Nominate((1, 0))));
+        assert_eq!(ask(&named("3-of-4")), None);
+        assert!(matches!(ask(&named("control-lowest-identity")), Some(Step::Store(_))));
+    }
+
+    #[test]
     fn the_views_that_matter_lead_to_every_action_that_all_views_lead_to() {
         for few in [
             Founding { counters: 1, candidates: 2, ..named("2-of-3") },
