@@ -105,8 +105,8 @@ pub const MODELS: &[Founding] = &[
     },
     Founding {
         name: "2-of-3-any",
-        what: "three machines, all of them nominate themselves, twice each",
-        quick: false,
+        what: "three machines, all of them nominate themselves, once each",
+        counters: 1,
         ..BASE
     },
     Founding {
