@@ -96,17 +96,20 @@ impl LiveCheck for Served<'_> {
     }
 }
 
-/// All that a judgement can depend on.
-type Key = (u8, Claim, u8, u8, Option<u8>, Vec<Sight>, Answers);
+/// All that a judgement can depend on, what differs between models included.
+type Key = (usize, Control, u8, Claim, u8, u8, Option<u8>, Vec<Sight>, Answers);
 
 thread_local! {
-    /// Judgements made before: the same question comes up in very many states. Worker threads live as long as one model.
+    /// Judgements made before: the same question comes up in very many states. One thread may ask for several models.
     static MADE: RefCell<HashMap<Key, Option<Step>>> = RefCell::new(HashMap::new());
 }
 
 /// The step that node `who` takes in this view.
 pub fn step(model: &Founding, who: u8, node: &Node, view: &[Sight], answers: &Answers) -> Option<Step> {
-    let key: Key = (who, node.disk, node.counter, node.heard, node.k3s, view.to_vec(), answers.clone());
+    let disk = node.disk;
+    let (view_key, answers_key) = (view.to_vec(), answers.clone());
+    let key: Key =
+        (model.founders, model.control, who, disk, node.counter, node.heard, node.k3s, view_key, answers_key);
     if let Some(made) = MADE.with_borrow(|made| made.get(&key).copied()) {
         return made;
     }

@@ -105,8 +105,8 @@ pub const MODELS: &[Founding] = &[
     },
     Founding {
         name: "2-of-3-any",
-        what: "three machines, all of them nominate themselves, twice each",
-        quick: false,
+        what: "three machines, all of them nominate themselves, once each",
+        counters: 1,
         ..BASE
     },
     Founding {
@@ -468,6 +468,17 @@ mod tests {
             next += 1;
         }
         states
+    }
+
+    #[test]
+    fn one_thread_may_ask_for_several_models() {
+        // Paths are told on the thread that asks: what one model made of a view must not answer for another.
+        let node = &named("2-of-3").init_states()[0].nodes[0];
+        let view = vec![(1, crate::state::Claim::default(), true)];
+        let ask = |model: &Founding| adapter::step(model, 0, node, &view, &Vec::new());
+        assert_eq!(ask(&named("2-of-3")), Some(Step::Nominate((1, 0))));
+        assert_eq!(ask(&named("3-of-4")), None);
+        assert!(matches!(ask(&named("control-lowest-identity")), Some(Step::Store(_))));
     }
 
     #[test]
