@@ -116,12 +116,7 @@ async fn removals(shared: &Shared, store: &Store) -> Result<(), String> {
                 asked_removal(shared, store, name, &node).await?;
             }
             if FINALIZERS.iter().any(|f| !held.contains(&json!(f))) {
-                edit(store, name, |node| {
-                    let mut all = node["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
-                    all.extend(FINALIZERS.iter().map(|f| json!(f)).filter(|f| !held.contains(f)));
-                    node["metadata"]["finalizers"] = json!(all);
-                })
-                .await?;
+                edit(store, name, add_finalizers).await?;
             }
             continue;
         }
@@ -200,6 +195,12 @@ async fn asked_removal(shared: &Shared, store: &Store, name: &str, node: &Value)
             .await
         }
     }
+}
+
+fn add_finalizers(node: &mut Value) {
+    let mut all = node["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+    all.extend(FINALIZERS.iter().map(|f| json!(f)).filter(|f| !all.contains(f)).collect::<Vec<_>>());
+    node["metadata"]["finalizers"] = json!(all);
 }
 
 fn drop_annotations(node: &mut Value, names: &[&str]) {
@@ -288,6 +289,9 @@ async fn own_node(shared: &Shared) -> Result<(), String> {
             return;
         }
         labels[ETCD_ROLE] = json!("true");
+        // With the label, not some time after it: a Node deleted in between would leave its member behind. In k3s a
+        // watch sets them within milliseconds.
+        add_finalizers(node);
         let member = shared.member_name.get().cloned().unwrap_or_default();
         if node["metadata"]["annotations"][REMOVED_NAME] != member {
             node["metadata"]["annotations"][NAME] = json!(member);
