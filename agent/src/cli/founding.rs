@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 
-use super::{DONE, FAILED, print_json, settings};
+use super::{DONE, FAILED, print_json, settings, state_dir};
 use crate::config::Flags;
 use crate::decide::AnnulRequest;
 use crate::edge::fs;
@@ -10,9 +10,9 @@ use crate::engine::real::look::request_path;
 use crate::ledger;
 
 pub(super) fn show(flags: &Flags, json: bool) -> anyhow::Result<u8> {
-    let settings = settings(flags)?.settings;
-    let Some(record) = ledger::peek(&settings.state_dir)? else {
-        println!("there is no ledger in {}: the agent has not run here", settings.state_dir.display());
+    let state_dir = state_dir(flags);
+    let Some(record) = ledger::peek(&state_dir)? else {
+        println!("there is no ledger in {}: the agent has not run here", state_dir.display());
         return Ok(FAILED);
     };
     if json {
@@ -45,12 +45,13 @@ pub(super) fn show(flags: &Flags, json: bool) -> anyhow::Result<u8> {
         )
     );
     let heard: Vec<&str> = record.heard.iter().map(|id| id.short()).collect();
-    println!(
-        "voters heard: {} ({}), safe for at most {}",
-        heard.len(),
-        heard.join(", "),
-        2 * settings.founders - 1
-    );
+    match settings(flags) {
+        Ok(loaded) => {
+            let most = crate::founding::quorum::most_voters(loaded.settings.founders);
+            println!("voters heard: {} ({}), safe for at most {most}", heard.len(), heard.join(", "));
+        }
+        Err(_) => println!("voters heard: {} ({})", heard.len(), heard.join(", ")),
+    }
     if let Some(annulment) = &record.annulment {
         println!("era {} was annulled by {}: {}", annulment.era, annulment.by.short(), annulment.reason);
     }
@@ -58,9 +59,8 @@ pub(super) fn show(flags: &Flags, json: bool) -> anyhow::Result<u8> {
 }
 
 pub(super) fn annul(flags: &Flags, reason: &str, yes: bool) -> anyhow::Result<u8> {
-    let settings = settings(flags)?.settings;
-    let record =
-        ledger::peek(&settings.state_dir)?.context("there is no ledger here: the agent has not run")?;
+    let state_dir = state_dir(flags);
+    let record = ledger::peek(&state_dir)?.context("there is no ledger here: the agent has not run")?;
     if reason.trim().is_empty() {
         bail!("an annulment needs a reason: it is kept in the ledger of every node");
     }
@@ -86,7 +86,7 @@ pub(super) fn annul(flags: &Flags, reason: &str, yes: bool) -> anyhow::Result<u8
     }
     let request = AnnulRequest { era: record.era, reason: reason.trim().to_owned() };
     let text = serde_json::to_vec(&request)?;
-    fs::write_atomic(&request_path(&settings.state_dir), &text, 0o600)?;
+    fs::write_atomic(&request_path(&state_dir), &text, 0o600)?;
     println!(
         "The agent of this machine carries it out within seconds; it refuses while a server of that cluster is live."
     );

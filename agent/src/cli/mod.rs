@@ -90,6 +90,9 @@ enum Command {
         /// As what.
         #[arg(id = "start_as", value_name = "ROLE")]
         role: GateRole,
+        /// k3s's data directory; with --state-dir the gate needs neither configuration nor token.
+        #[arg(long)]
+        k3s_data_dir: Option<PathBuf>,
     },
     /// Print the version.
     Version,
@@ -239,7 +242,7 @@ pub fn main() -> ExitCode {
         Command::Founding(FoundingCommand::Annul { reason, yes }) => founding::annul(&flags, &reason, yes),
         Command::Config(ConfigCommand::Show) => config::show(&flags, json),
         Command::Token(TokenCommand::New) => config::new_token(),
-        Command::Gate { role } => gate::gate(&flags, role),
+        Command::Gate { role, k3s_data_dir } => gate::gate(&flags, role, k3s_data_dir),
         Command::Version => {
             println!("muster {}", env!("CARGO_PKG_VERSION"));
             Ok(DONE)
@@ -252,6 +255,16 @@ pub fn main() -> ExitCode {
             ExitCode::from(FAILED)
         }
     }
+}
+
+/// The state directory, also when the rest of the configuration does not hold: what is on disk must stay readable.
+fn state_dir(flags: &Flags) -> PathBuf {
+    let shown = match load(std::path::Path::new("/"), &Env::of_process(), flags) {
+        Ok(loaded) => return loaded.settings.state_dir,
+        Err(errors) => errors.shown,
+    };
+    let row = shown.iter().find(|row| row.key == "state-dir").and_then(|row| row.value.as_str());
+    PathBuf::from(row.unwrap_or("/var/lib/muster"))
 }
 
 /// The whole configuration, or its problems as one error.

@@ -21,7 +21,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<u8> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::select! {
-            () = serve(flags) => {}
+            ended = serve(flags) => ended?,
             _ = terminate.recv() => tracing::info!("told to stop; k3s keeps running"),
             _ = interrupt.recv() => tracing::info!("interrupted; k3s keeps running"),
         }
@@ -30,7 +30,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<u8> {
     })
 }
 
-async fn serve(flags: &Flags) {
+async fn serve(flags: &Flags) -> anyhow::Result<()> {
     let loaded = configured(flags).await;
     let settings = loaded.settings;
     tracing::info!(cluster = %settings.cluster, servers = settings.servers, token = %loaded.token_source, "configuration read");
@@ -39,6 +39,7 @@ async fn serve(flags: &Flags) {
         match real::begin(&settings).await {
             Ok(world) => break world,
             Err(failure) => {
+                let unwritable = failure.why.rule == "ledger-unwritable";
                 park(
                     &settings.run_dir,
                     &settings.cluster,
@@ -47,11 +48,16 @@ async fn serve(flags: &Flags) {
                     &mut shown,
                 );
                 tokio::time::sleep(AGAIN).await;
+                if unwritable {
+                    // A service manager's sandbox may show a disk as read-only after it was mended: only a new start sees it.
+                    anyhow::bail!("the ledger cannot be written; a new start looks again");
+                }
             }
         }
     };
     tracing::info!(address = %world.gossip_address(), "gossip listens");
     engine::run(&mut world, &settings).await;
+    Ok(())
 }
 
 /// Reads the configuration until it holds: a half-written file is one clear line and another look, never an end.

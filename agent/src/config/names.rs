@@ -190,6 +190,11 @@ pub(super) fn k3s_version(text: &str) -> Result<String, String> {
     let number = |text: &str| !text.is_empty() && text.len() <= 5 && text.bytes().all(|b| b.is_ascii_digit());
     let three = |text: &str| text.split('.').count() == 3 && text.split('.').all(number);
     let candidate = |text: &str| text.strip_prefix("rc").is_some_and(number);
+    // Builds of a commit, which k3s publishes beside its releases, carry `+k3s-<commit>`.
+    let commit = |text: &str| {
+        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        text.strip_prefix('-').is_some_and(|text| (7..=40).contains(&text.len()) && text.bytes().all(hex))
+    };
     let holds = text.strip_prefix('v').and_then(|text| text.split_once("+k3s")).is_some_and(
         |(kubernetes, release)| {
             let kubernetes = match kubernetes.split_once('-') {
@@ -197,7 +202,7 @@ pub(super) fn k3s_version(text: &str) -> Result<String, String> {
                 Some(_) => return false,
                 None => kubernetes,
             };
-            three(kubernetes) && number(release)
+            three(kubernetes) && (number(release) || commit(release))
         },
     );
     if holds {

@@ -130,6 +130,14 @@ pub(super) fn store(seen: &Observed, certificate: Certificate) -> Plan {
     let mut next = seen.record.clone();
     let detail =
         format!("cluster {} founded by {}", certificate.cluster_id.short(), certificate.founder_name);
+    if matches!(next.data, Data::Provisional { .. }) && certificate.founder != seen.node.id {
+        // In the same write: from this moment on the gate does not let the provisional cluster start again.
+        let reason = format!(
+            "{} founded the cluster; this node's provisional one was not chosen",
+            certificate.founder_name
+        );
+        next.data = Data::Discarding { reason };
+    }
     next.certificate = Some(certificate);
     next.ever_certified = true;
     next.proposal = None;

@@ -152,7 +152,11 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
     let unit = unit_of(seen, role);
     let running = matches!(unit, Known::Yes(UnitSeen::Active | UnitSeen::Starting));
     if running && seen.k3s.trouble.is_empty() {
-        return waits(Phase::Joining, starting(seen, role), SOON);
+        let mut plan = waits(Phase::Joining, starting(seen, role), SOON);
+        if roles::target(seen, certificate).is_none() {
+            plan.why.insert(0, no_server(seen, certificate));
+        }
+        return plan;
     }
     if role == Role::Server
         && !running
@@ -210,7 +214,9 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
 
 /// A member: keeps its configuration such that it can only ever join, keeps its unit enabled, and tells whether it serves.
 fn member(seen: &Observed, settings: &Settings, role: Role, certificate: &Certificate) -> Plan {
-    if let Some(plan) = not_ready_to_run(seen) {
+    // What runs already needs neither the binary's source nor a prepared host.
+    let running = matches!(unit_of(seen, role), Known::Yes(UnitSeen::Active | UnitSeen::Starting));
+    if let (false, Some(plan)) = (running, not_ready_to_run(seen)) {
         return plan;
     }
     if role == Role::Server && seen.k3s.server_data.is_absent() {

@@ -1,1 +1,432 @@
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
 use super::*;
+use crate::config::Loaded;
+use crate::core::{CaHash, ClusterId, Known};
+use crate::founding::testing::{ballot, certificate, id};
+use crate::founding::{Annulment, Certificate};
+use crate::gossip::{Claim, Echo, Fitness, Peer, PeerView};
+
+fn settings(extra: &[(&str, &str)]) -> Settings {
+    let token = [("MUSTER_TOKEN", "a-token-for-tests-only-0123456789"), ("MUSTER_SEEDS", "10.0.0.9")];
+    let env: Vec<(&str, &str)> = token.iter().chain(extra).copied().collect();
+    let root = tempfile::tempdir().unwrap();
+    let loaded: Loaded =
+        crate::config::load(root.path(), &crate::config::Env::of(&env), &crate::config::Flags::default())
+            .unwrap();
+    loaded.settings
+}
+
+fn address(n: u8) -> IpAddr {
+    [10, 0, 0, n].into()
+}
+
+fn quiet() -> K3sSeen {
+    K3sSeen {
+        binary: Binary::Ready,
+        server_unit: Known::Yes(UnitSeen::Inactive),
+        agent_unit: Known::Yes(UnitSeen::Inactive),
+        server_data: Known::Absent,
+        agent_data: Known::Absent,
+        disk_ca: Known::Absent,
+        served_ca: Known::Absent,
+        voter: Known::Absent,
+        members: Known::Absent,
+        api: Known::Absent,
+        ready: Known::Absent,
+        configured_server: Known::Absent,
+        trouble: Vec::new(),
+    }
+}
+
+/// Node 1 with a prepared host, alone, a minute after its start.
+fn alone(settings: &Settings) -> Observed {
+    Observed {
+        now: Duration::from_secs(100),
+        fresh_cluster: ClusterId::from_digest(&[9; 32]),
+        node: NodeFacts {
+            id: id(1),
+            name: "node1".into(),
+            address: address(1),
+            generation: 1,
+            counter: 5,
+            fitness: 2,
+        },
+        record: Record::new(&settings.cluster),
+        annul: None,
+        host: HostSeen { prepared: true, ..HostSeen::default() },
+        peers: PeerView::default(),
+        watch: Watch {
+            started: Duration::from_secs(40),
+            settled_since: Duration::from_secs(40),
+            ..Watch::default()
+        },
+        checks: BTreeMap::new(),
+        members: Known::unknown("members", "not asked"),
+        api: BTreeMap::new(),
+        k3s: quiet(),
+    }
+}
+
+fn claim(n: u8, settings: &Settings) -> Claim {
+    Claim {
+        v: 1,
+        owner: id(n),
+        generation: 1,
+        counter: 1,
+        name: format!("node{n}"),
+        address: address(n),
+        wants: WantedRole::Auto,
+        eligible: true,
+        fitness: Fitness { class: 2 },
+        parameters: settings.parameters().hash(),
+        era: 1,
+        register: Some(crate::founding::Register::default()),
+        proposal: None,
+        certificate: None,
+        annulment: None,
+        phase: Phase::Seeking,
+        role: Role::Undecided,
+        voter: None,
+        api: None,
+        ready: None,
+        why: String::new(),
+    }
+}
+
+fn hears(seen: &mut Observed, claim: Claim, settings: &Settings) {
+    let gossip_address = std::net::SocketAddr::new(claim.address, 7846);
+    let peer = Peer { parameters: Some(settings.parameters()), live: true, gossip_address, claim };
+    seen.record.heard.extend([peer.claim.owner.clone(), seen.node.id.clone()]);
+    seen.peers.peers.insert(peer.claim.owner.clone(), peer);
+}
+
+fn server(n: u8, certificate: &Certificate, settings: &Settings) -> Claim {
+    Claim {
+        role: Role::Server,
+        phase: Phase::Serving,
+        voter: Some(true),
+        api: Some(true),
+        ready: Some(true),
+        register: None,
+        certificate: Some(certificate.clone()),
+        ..claim(n, settings)
+    }
+}
+
+fn rule(plan: &Plan) -> &str {
+    &plan.why[0].rule
+}
+
+#[test]
+fn without_a_certificate_each_obstacle_has_its_name() {
+    let ours = settings(&[]);
+    let other = settings(&[("MUSTER_SERVERS", "5")]);
+    type Change = fn(&mut Observed, &Settings, &Settings);
+    let cases: &[(&str, Phase, Change)] = &[
+        ("no-peer-answers", Phase::Seeking, |_, _, _| {}),
+        ("waiting-for-founders", Phase::Seeking, |seen, ours, _| hears(seen, claim(2, ours), ours)),
+        ("parameters-differ", Phase::Seeking, |seen, _, other| hears(seen, claim(2, other), other)),
+        ("preparing-host", Phase::Preparing, |seen, ours, _| {
+            hears(seen, claim(2, ours), ours);
+            seen.host.prepared = false;
+        }),
+        ("k3s-unavailable", Phase::Preparing, |seen, ours, _| {
+            hears(seen, claim(2, ours), ours);
+            seen.k3s.binary = Binary::Failed { cause: "no source".into() };
+        }),
+        ("unclaimed-data", Phase::Parked, |seen, _, _| seen.k3s.server_data = Known::Yes(())),
+        ("data-unknown", Phase::Parked, |seen, ours, _| {
+            hears(seen, claim(2, ours), ours);
+            seen.k3s.server_data = Known::unknown("data", "I/O error");
+        }),
+        ("cluster-renamed", Phase::Parked, |seen, _, _| seen.record.cluster = "old".into()),
+        ("identity-cloned", Phase::Parked, |seen, _, _| {
+            seen.peers.echo = Some(Echo { generation: 2, counter: 0 })
+        }),
+        ("identity-cloned", Phase::Parked, |seen, _, _| seen.peers.twin = true),
+        ("duplicate-name", Phase::Parked, |seen, ours, _| {
+            hears(seen, Claim { name: "node1".into(), ..claim(2, ours) }, ours);
+        }),
+        ("certificate-lost", Phase::Parked, |seen, ours, _| {
+            hears(seen, claim(2, ours), ours);
+            seen.record.ever_certified = true;
+        }),
+        ("api-answers", Phase::Seeking, |seen, ours, _| {
+            hears(seen, claim(2, ours), ours);
+            seen.api.insert("https://vip:6443".into(), Known::Yes(CaHash::from_digest(&[1; 32])));
+        }),
+        ("api-unknown", Phase::Seeking, |seen, ours, _| {
+            hears(seen, claim(2, ours), ours);
+            seen.api.insert("https://vip:6443".into(), Known::unknown("vip", "timed out"));
+        }),
+    ];
+    for (wanted, phase, change) in cases {
+        let mut seen = alone(&ours);
+        change(&mut seen, &ours, &other);
+        let plan = decide(&seen, &ours);
+        assert_eq!((rule(&plan), plan.phase), (*wanted, *phase), "{:?}", plan.why);
+        let founds = plan.acts.iter().any(|act| matches!(act, Act::Start { .. } | Act::Configure { .. }));
+        assert!(!founds, "{wanted}: {:?}", plan.acts);
+    }
+}
+
+#[test]
+fn both_sides_name_servers_before_what_follows_from_it() {
+    let (ours, other) = (settings(&[]), settings(&[("MUSTER_SERVERS", "5")]));
+    for (mine, theirs, words) in
+        [(&ours, &other, "servers is 3 here and 5"), (&other, &ours, "servers is 5 here and 3")]
+    {
+        let mut seen = alone(mine);
+        hears(&mut seen, claim(2, theirs), theirs);
+        assert!(decide(&seen, mine).why[0].detail.contains(words));
+    }
+}
+
+#[test]
+fn one_founder_among_many_machines_is_refused() {
+    let one = settings(&[("MUSTER_SERVERS", "1")]);
+    assert_eq!(rule(&decide(&alone(&one), &one)), "one-founder-many-machines");
+    let told = settings(&[("MUSTER_SERVERS", "1"), ("MUSTER_ROLE", "server")]);
+    let mut seen = alone(&told);
+    seen.record.heard.insert(id(1));
+    assert_eq!(rule(&decide(&seen, &told)), "nominating");
+    hears(&mut seen, claim(2, &told), &told);
+    assert_eq!(rule(&decide(&seen, &told)), "too-many-founders");
+}
+
+#[test]
+fn a_certificate_in_gossip_is_stored_and_ends_every_founding() {
+    let ours = settings(&[]);
+    let mut seen = alone(&ours);
+    let born = certificate(2);
+    hears(&mut seen, server(2, &born, &ours), &ours);
+    seen.record.data = Data::Provisional { ballot: ballot(1, 1) };
+    let plan = decide(&seen, &ours);
+    assert_eq!(rule(&plan), "certificate-stored");
+    let next = plan.commit.unwrap();
+    assert_eq!(next.certificate, Some(born));
+    assert!(
+        next.ever_certified && matches!(next.data, Data::Discarding { .. }),
+        "one write stores it and disarms"
+    );
+}
+
+#[test]
+fn two_certificates_of_one_era_freeze_everything() {
+    let ours = settings(&[]);
+    let mut seen = alone(&ours);
+    hears(&mut seen, server(2, &certificate(2), &ours), &ours);
+    hears(&mut seen, server(3, &certificate(3), &ours), &ours);
+    let plan = decide(&seen, &ours);
+    assert_eq!(
+        (rule(&plan), plan.phase, &plan.commit, plan.acts.len()),
+        ("two-clusters", Phase::Parked, &None, 0)
+    );
+}
+
+/// A node that knows the certificate of node 2, which serves.
+fn certified(ours: &Settings) -> (Observed, Certificate) {
+    let mut seen = alone(ours);
+    let born = Certificate { first_servers: vec![id(2), id(1), id(3)], ..certificate(2) };
+    hears(&mut seen, server(2, &born, ours), ours);
+    seen.record.certificate = Some(born.clone());
+    seen.record.ever_certified = true;
+    (seen, born)
+}
+
+#[test]
+fn nothing_is_joined_before_its_ca_was_seen() {
+    let ours = settings(&[]);
+    let (mut seen, born) = certified(&ours);
+    seen.record.data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
+    let plan = decide(&seen, &ours);
+    assert_eq!(plan.acts, [Act::Check { address: address(2) }]);
+    seen.checks.insert(address(2), Known::Yes(CaHash::from_digest(&[77; 32])));
+    let plan = decide(&seen, &ours);
+    assert_eq!(rule(&plan), "wrong-ca");
+    assert!(!plan.acts.iter().any(|act| matches!(act, Act::Start { .. } | Act::Configure { .. })));
+    seen.checks.insert(address(2), Known::Yes(born.ca_hash.clone()));
+    let plan = decide(&seen, &ours);
+    assert!(plan.acts.contains(&Act::Start { role: Role::Server }), "{:?}", plan.acts);
+}
+
+#[test]
+fn servers_join_one_at_a_time_in_the_order_of_the_certificate() {
+    let ours = settings(&[]);
+    let (mut seen, born) = certified(&ours);
+    seen.node.id = id(3);
+    seen.node.name = "node3".into();
+    seen.record.data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
+    seen.checks.insert(address(2), Known::Yes(born.ca_hash.clone()));
+    hears(&mut seen, Claim { certificate: Some(born.clone()), ..claim(1, &ours) }, &ours);
+    assert_eq!(rule(&decide(&seen, &ours)), "joins-serialised");
+    hears(&mut seen, server(1, &born, &ours), &ours);
+    assert!(decide(&seen, &ours).acts.contains(&Act::Start { role: Role::Server }));
+}
+
+#[test]
+fn a_silent_founder_is_waited_for_by_name() {
+    let ours = settings(&[]);
+    let (mut seen, born) = certified(&ours);
+    for peer in seen.peers.peers.values_mut() {
+        peer.live = false;
+    }
+    for running in [UnitSeen::Inactive, UnitSeen::Starting] {
+        seen.record.data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
+        seen.k3s.server_unit = Known::Yes(running);
+        let plan = decide(&seen, &ours);
+        assert_eq!(rule(&plan), "founder-silent");
+        assert!(plan.why[0].next.contains("muster founding annul"));
+    }
+}
+
+#[test]
+fn a_member_whose_data_is_gone_never_starts_on_an_empty_disk() {
+    let ours = settings(&[]);
+    let (mut seen, born) = certified(&ours);
+    seen.record.data = Data::Member { role: Role::Server, cluster: born.cluster_id };
+    let plan = decide(&seen, &ours);
+    assert!(matches!(plan.commit.unwrap().data, Data::Discarding { .. }));
+    assert!(plan.acts.is_empty());
+}
+
+#[test]
+fn an_annulment_opens_the_next_era_except_where_its_cluster_is_in_use() {
+    let ours = settings(&[]);
+    let (mut seen, born) = certified(&ours);
+    let annulment = Annulment { era: 1, cluster_id: None, by: id(2), reason: "burnt".into() };
+    seen.peers.peers.get_mut(&id(2)).unwrap().claim =
+        Claim { annulment: Some(annulment.clone()), era: 2, ..claim(2, &ours) };
+    let plan = decide(&seen, &ours);
+    let next = plan.commit.unwrap();
+    assert_eq!((next.era, &next.certificate, &next.annulment), (2, &None, &Some(annulment)));
+
+    seen.record.data = Data::Member { role: Role::Server, cluster: born.cluster_id };
+    let plan = decide(&seen, &ours);
+    assert_eq!((rule(&plan), plan.phase, &plan.commit), ("annulment-refused", Phase::Parked, &None));
+}
+
+#[test]
+fn an_operator_cannot_annul_a_cluster_that_serves() {
+    let ours = settings(&[]);
+    let (mut seen, _) = certified(&ours);
+    seen.annul = Some(AnnulRequest { era: 1, reason: "a slip".into() });
+    let plan = decide(&seen, &ours);
+    assert_eq!((rule(&plan), &plan.commit), ("annulment-refused", &None));
+}
+
+#[test]
+fn a_reimaged_machine_is_let_in_only_when_its_old_self_is_dead_and_quorum_stays() {
+    let ours = settings(&[]);
+    let (mut seen, born) = certified(&ours);
+    seen.record.data = Data::Member { role: Role::Server, cluster: born.cluster_id.clone() };
+    seen.record.served = true;
+    seen.k3s.server_data = Known::Yes(());
+    seen.k3s.server_unit = Known::Yes(UnitSeen::Active);
+    for fact in [&mut seen.k3s.voter, &mut seen.k3s.api, &mut seen.k3s.ready] {
+        *fact = Known::Yes(true);
+    }
+    let member = |n: u8| MemberSeen { node: format!("node{n}"), learner: false, address: Some(address(n)) };
+    seen.k3s.members = Known::Yes(vec![member(1), member(2), member(3)]);
+    hears(&mut seen, server(3, &born, &ours), &ours);
+    let newcomer =
+        Claim { name: "node3".into(), address: address(3), why: "name-held".into(), ..claim(7, &ours) };
+    hears(&mut seen, newcomer, &ours);
+    let removes =
+        |seen: &Observed| decide(seen, &ours).acts.iter().any(|act| matches!(act, Act::RemoveNode { .. }));
+    assert!(!removes(&seen), "the old node3 is still live");
+    seen.peers.peers.get_mut(&id(3)).unwrap().live = false;
+    assert!(removes(&seen));
+    seen.peers.peers.get_mut(&id(2)).unwrap().live = false;
+    assert!(!removes(&seen), "one live voter of three is no majority");
+    seen.peers.peers.get_mut(&id(2)).unwrap().live = true;
+    seen.peers.peers.get_mut(&id(3)).unwrap().claim.address = address(33);
+    assert!(!removes(&seen), "another address is no proof that the old machine is gone");
+}
+
+#[test]
+fn removal_arithmetic() {
+    let member = |n: u8, learner| MemberSeen { node: format!("node{n}"), learner, address: None };
+    let voters = |n: u8| (1..=n).map(|n| member(n, false)).collect::<Vec<_>>();
+    for (members, live, wanted) in
+        [(1, 0, false), (2, 1, false), (3, 2, true), (3, 1, false), (5, 3, true), (5, 2, false)]
+    {
+        assert_eq!(
+            roles::removal_keeps_quorum(&voters(members), "node1", live),
+            wanted,
+            "{members} members, {live} live"
+        );
+    }
+    let with_learner = [member(1, false), member(2, true)];
+    assert!(roles::removal_keeps_quorum(&with_learner, "node2", 1), "a learner's removal costs no vote");
+    assert!(roles::removal_keeps_quorum(&voters(3), "gone", 0), "nothing to remove from etcd");
+}
+
+/// Property 2 of the design: unknown never adds an irreversible step.
+#[test]
+fn blinding_any_fact_never_adds_an_irreversible_step() {
+    let ours = settings(&[]);
+    let (mut joining, born) = certified(&ours);
+    joining.record.data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
+    joining.checks.insert(address(2), Known::Yes(born.ca_hash.clone()));
+    let mut nominee = alone(&ours);
+    for n in [2, 3] {
+        hears(&mut nominee, claim(n, &ours), &ours);
+    }
+    let (mut member, _) = certified(&ours);
+    member.record.data = Data::Member { role: Role::Server, cluster: born.cluster_id };
+    member.k3s.server_data = Known::Yes(());
+    type Blind = fn(&mut Observed);
+    let blinds: &[Blind] = &[
+        |s| s.k3s.server_data = Known::unknown("x", "blind"),
+        |s| s.k3s.agent_data = Known::unknown("x", "blind"),
+        |s| s.k3s.disk_ca = Known::unknown("x", "blind"),
+        |s| s.k3s.served_ca = Known::unknown("x", "blind"),
+        |s| s.k3s.server_unit = Known::unknown("x", "blind"),
+        |s| s.k3s.voter = Known::unknown("x", "blind"),
+        |s| s.k3s.members = Known::unknown("x", "blind"),
+        |s| s.members = Known::unknown("x", "blind"),
+        |s| s.checks.values_mut().for_each(|check| *check = Known::unknown("x", "blind")),
+    ];
+    let irreversible = |plan: &Plan| {
+        let acts = plan.acts.iter().filter(|act| {
+            !matches!(
+                act,
+                Act::Check { .. } | Act::AskMembers { .. } | Act::Configure { .. } | Act::Enable { .. }
+            )
+        });
+        let data = plan
+            .commit
+            .as_ref()
+            .map(|record| matches!(record.data, Data::Provisional { .. } | Data::Discarding { .. }));
+        (acts.count(), data == Some(true))
+    };
+    for seen in [&joining, &nominee, &member] {
+        let before = irreversible(&decide(seen, &ours));
+        for (at, blind) in blinds.iter().enumerate() {
+            let mut blinded = (*seen).clone();
+            blind(&mut blinded);
+            let after = irreversible(&decide(&blinded, &ours));
+            assert!(after.0 <= before.0 && (before.1 || !after.1), "fact {at}: {before:?} became {after:?}");
+        }
+    }
+}
+
+#[test]
+fn the_same_look_gives_the_same_plan() {
+    let ours = settings(&[]);
+    let (seen, _) = certified(&ours);
+    assert_eq!(decide(&seen, &ours), decide(&seen, &ours));
+}
+
+#[test]
+fn peers_are_remembered_for_a_cold_start() {
+    let ours = settings(&[]);
+    let (seen, _) = certified(&ours);
+    let plan = decide(&seen, &ours);
+    let kept = &plan.commit.unwrap().peers;
+    assert_eq!(kept.get(&id(2)).map(|peer| peer.address.to_string()).as_deref(), Some("10.0.0.2:7846"));
+}

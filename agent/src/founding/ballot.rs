@@ -93,8 +93,10 @@ impl Parameters {
     #[must_use]
     pub fn first_difference(&self, theirs: &Parameters) -> Option<(String, String, String)> {
         let text = |value: Option<&String>| value.map_or_else(|| "none".to_owned(), Clone::clone);
-        self.0
-            .keys()
+        // `founders` and others follow from `servers` unless they are set: the cause is named before what follows from it.
+        let servers = "servers".to_owned();
+        std::iter::once(&servers)
+            .chain(self.0.keys())
             .chain(theirs.0.keys())
             .find(|key| self.0.get(*key) != theirs.0.get(*key))
             .map(|key| (key.clone(), text(self.0.get(key)), text(theirs.0.get(key))))

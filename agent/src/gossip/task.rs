@@ -273,7 +273,6 @@ impl Gossip {
     }
 
     /// [`Gossip::meet`] for a task of its own.
-    #[must_use]
     pub fn greeter(&self) -> impl Fn(SocketAddr) + Send + Sync + 'static {
         let commands = self.commands.clone();
         move |address| {

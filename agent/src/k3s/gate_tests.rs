@@ -13,7 +13,7 @@ fn other() -> CaHash {
 }
 
 fn paths() -> Paths {
-    Paths::new(std::path::Path::new("/var/lib/rancher/k3s"))
+    Paths::new(std::path::Path::new("/var/lib/rancher/k3s"), std::path::Path::new("/var/lib/muster"))
 }
 
 fn unread<T>() -> Known<T> {

@@ -82,17 +82,20 @@ pub struct Paths {
     pub binary: PathBuf,
     /// The muster binary, as units call it.
     pub muster: PathBuf,
+    /// Where the ledger is: the units name it, so that the gate needs neither configuration nor token.
+    pub state_dir: PathBuf,
 }
 
 impl Paths {
-    /// The usual places, with this data directory.
+    /// The usual places, with this data directory and this state directory.
     #[must_use]
-    pub fn new(data_dir: &Path) -> Self {
+    pub fn new(data_dir: &Path, state_dir: &Path) -> Self {
         Self {
             root: PathBuf::from("/"),
             data_dir: data_dir.to_owned(),
             binary: PathBuf::from("/usr/local/bin/k3s"),
             muster: PathBuf::from("/usr/local/bin/muster"),
+            state_dir: state_dir.to_owned(),
         }
     }
 
@@ -104,6 +107,7 @@ impl Paths {
             data_dir: root.join("var/lib/rancher/k3s"),
             binary: root.join("usr/local/bin/k3s"),
             muster: root.join("usr/local/bin/muster"),
+            state_dir: root.join("var/lib/muster"),
         }
     }
 

@@ -128,6 +128,7 @@ K3S_CLUSTER_RESET K3S_CLUSTER_RESET_RESTORE_PATH K3S_CONFIG_FILE K3S_DATA_DIR K3
 #[must_use]
 pub fn unit_text(role: K3sRole, paths: &Paths) -> String {
     let (muster, k3s) = (unit_path(&paths.muster), unit_path(&paths.binary));
+    let (state, data) = (unit_path(&paths.state_dir), unit_path(&paths.data_dir));
     format!(
         "# Written by muster; changes are overwritten. Use a drop-in directory for your own.
 [Unit]
@@ -140,7 +141,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 UnsetEnvironment={UNSET}
-ExecCondition={muster} gate {role}
+ExecCondition={muster} gate {role} --state-dir {state} --k3s-data-dir {data}
 ExecStartPre=-/sbin/modprobe br_netfilter
 ExecStartPre=-/sbin/modprobe overlay
 ExecStart={k3s} {role}
@@ -173,6 +174,8 @@ fn unit_path(path: &Path) -> String {
 #[must_use]
 pub fn openrc_text(role: K3sRole, paths: &Paths) -> String {
     let (service, muster, k3s) = (role.service(), shell_word(&paths.muster), shell_word(&paths.binary));
+    let (state, data) = (shell_word(&paths.state_dir), shell_word(&paths.data_dir));
+    let gate = format!("{muster} gate {role} --state-dir {state} --k3s-data-dir {data}");
     format!(
         r#"#!/sbin/openrc-run
 # Written by muster; changes are overwritten.
@@ -181,7 +184,7 @@ description="k3s {role}, under the gate of muster"
 supervisor=supervise-daemon
 name={service}
 command=/bin/sh
-command_args="-c 'unset {UNSET}; {muster} gate {role} && exec {k3s} {role}'"
+command_args="-c 'unset {UNSET}; {gate} && exec {k3s} {role}'"
 output_log=/var/log/{service}.log
 error_log=/var/log/{service}.log
 pidfile=/run/{service}.pid
@@ -195,7 +198,7 @@ depend() {{
 }}
 
 start_pre() {{
-	{muster} gate {role}
+	{gate}
 }}
 "#
     )

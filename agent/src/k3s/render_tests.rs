@@ -39,7 +39,7 @@ fn settings() -> K3sSettings {
 }
 
 fn paths() -> Paths {
-    Paths::new(Path::new("/var/lib/rancher/k3s"))
+    Paths::new(Path::new("/var/lib/rancher/k3s"), Path::new("/var/lib/muster"))
 }
 
 fn passwords() -> Passwords {

@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "the tests damage files on purpose")]
+
 use super::*;
 use crate::founding::testing::certificate;
 use crate::identity::Fingerprint;

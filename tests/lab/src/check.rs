@@ -105,7 +105,10 @@ impl Invariants {
     fn armed(&mut self, samples: &[Sample]) {
         let armed: Vec<&str> = samples
             .iter()
-            .filter(|s| s.armed && s.status.as_ref().is_some_and(|status| status.certificate.is_some()))
+            .filter(|s| {
+                let bound = |status: &Status| status.certificate.is_some() && !status.is_discarding();
+                s.armed && s.status.as_ref().is_some_and(bound)
+            })
             .map(|s| s.host.as_str())
             .collect();
         if armed.len() > 1 {

@@ -31,8 +31,12 @@ pub async fn run(mut agent: Agent) -> Result<(), String> {
     logs::info("Starting kubelet (stand-in): no container will run");
     tokio::spawn(kubelet::run(agent.clone(), Arc::clone(&credentials)));
     wait_for_api(&credentials).await?;
-    logs::info("k3s agent is up and running");
-    crate::notify_ready();
+    balancer.update(first_servers(&agent, &paths, &supervisor).await);
+    // k3s says so only where somebody waits for it.
+    if std::env::var_os("NOTIFY_SOCKET").is_some() {
+        logs::info("k3s agent is up and running");
+        crate::notify_ready();
+    }
     loop {
         let slices = format!(
             "{}/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes",
@@ -43,6 +47,27 @@ pub async fn run(mut agent: Agent) -> Result<(), String> {
             Err((code, e)) => logs::debug(format!("Failed to get apiserver addresses: {code} {e}")),
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
+
+/// The servers as the supervisor lists them, before the agent's own look at the API.
+async fn first_servers(agent: &Agent, paths: &Paths, supervisor: &str) -> Vec<String> {
+    let (certificate, key) = (paths.agent("client-kubelet.crt"), paths.agent("client-kubelet.key"));
+    let options = Options { certificate: Some((&certificate, &key)), ..Options::default() };
+    let asked = async {
+        let access = Access::validate(supervisor, &agent.token, options).await?;
+        let list = access.get("/v1-k3s/apiservers").await?;
+        serde_json::from_slice::<Vec<String>>(&list).map_err(|e| e.to_string())
+    };
+    match asked.await {
+        Ok(list) => {
+            logs::info(format!("Got apiserver addresses from supervisor: [{}]", list.join(" ")));
+            list
+        }
+        Err(e) => {
+            logs::info(format!("Failed to retrieve list of apiservers from server: {e}"));
+            Vec::new()
+        }
     }
 }
 

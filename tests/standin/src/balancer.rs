@@ -52,7 +52,7 @@ impl Balancer {
         let balancer = Arc::new(Self { file, default: host_port(url), state: Mutex::new(state), port });
         logs::info(format!(
             "Running load balancer k3s-agent-load-balancer 127.0.0.1:{port} -> [{}] [default: {}]",
-            balancer.servers().join(" "),
+            balancer.state.lock().map(|s| s.addresses.join(" ")).unwrap_or_default(),
             balancer.default
         ));
         balancer.save();

@@ -12,12 +12,16 @@ use crate::api::{Failure, objects};
 use crate::members::{self, ADDRESS, ETCD_ROLE, NAME, REMOVE, REMOVED_NAME};
 use crate::shared::Shared;
 use crate::store::Store;
-use crate::{clock, logs, nodepassword};
+use crate::{clock, leader, logs, nodepassword, settings};
 
 const RETRY: Duration = Duration::from_secs(2);
+/// How long one try to renew a lease may take.
+const TRY: Duration = Duration::from_secs(5);
 /// How long a Node may be silent before it is marked.
 const SILENCE: Duration = Duration::from_secs(40);
 const FINALIZERS: [&str; 2] = ["wrangler.cattle.io/node", "wrangler.cattle.io/managed-etcd-controller"];
+/// How soon a failed task is tried again.
+const AGAIN: Duration = Duration::from_millis(250);
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const MASTERS: &str = "/registry/masterleases/";
 
@@ -41,10 +45,14 @@ where
     F: Future<Output = Result<(), String>>,
 {
     loop {
-        if let Err(e) = task(Arc::clone(&shared)).await {
-            logs::debug(format!("controller: {e}"));
-        }
-        tokio::time::sleep(period).await;
+        let wait = match task(Arc::clone(&shared)).await {
+            Ok(()) => period,
+            Err(e) => {
+                logs::debug(format!("controller: {e}"));
+                AGAIN
+            }
+        };
+        tokio::time::sleep(wait).await;
     }
 }
 
@@ -66,7 +74,9 @@ async fn lead(shared: Arc<Shared>, name: &'static str, seconds: u64, deadline: D
             // A lone server elects nobody.
             held = Some(Instant::now());
         } else {
-            match hold(store, name, &identity, seconds, &mut seen).await {
+            let tried =
+                tokio::time::timeout(TRY, leader::hold(store, name, &identity, seconds, &mut seen)).await;
+            match tried.unwrap_or_else(|_| Err(Failure::store("context deadline exceeded"))) {
                 Ok(true) => {
                     if held.is_none() {
                         logs::info(format!("successfully acquired lease kube-system/{name}"));
@@ -91,56 +101,6 @@ async fn lead(shared: Arc<Shared>, name: &'static str, seconds: u64, deadline: D
             }
         }
         tokio::time::sleep(RETRY).await;
-    }
-}
-
-/// One try to take or renew a lease.
-async fn hold(
-    store: &Store,
-    name: &str,
-    identity: &str,
-    seconds: u64,
-    seen: &mut (String, Instant),
-) -> Result<bool, Failure> {
-    let spec = |transitions: u64, acquired: Value| {
-        json!({"holderIdentity": identity, "leaseDurationSeconds": seconds, "acquireTime": acquired,
-               "renewTime": clock::now_micro(), "leaseTransitions": transitions})
-    };
-    let lease = match objects::get(store, &LEASES, "kube-system", name).await {
-        Ok(lease) => lease,
-        Err(e) if e.code == 404 => {
-            let new = json!({"metadata": {"name": name}, "spec": spec(0, json!(clock::now_micro()))});
-            return match objects::create(store, &LEASES, "kube-system", new).await {
-                Ok(_) => Ok(true),
-                Err(e) if e.code == 409 => Ok(false),
-                Err(e) => Err(e),
-            };
-        }
-        Err(e) => return Err(e),
-    };
-    let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
-    let revision = lease["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-    let mine = holder == identity;
-    if !mine && !holder.is_empty() {
-        // Another's clock is not trusted: what counts is how long the lease has not changed here.
-        if seen.0 != revision {
-            *seen = (revision.to_owned(), Instant::now());
-        }
-        if seen.1.elapsed()
-            < Duration::from_secs(lease["spec"]["leaseDurationSeconds"].as_u64().unwrap_or(seconds))
-        {
-            return Ok(false);
-        }
-    }
-    let transitions = lease["spec"]["leaseTransitions"].as_u64().unwrap_or(0);
-    let acquired = if mine { lease["spec"]["acquireTime"].clone() } else { json!(clock::now_micro()) };
-    let mut next = lease.clone();
-    next["spec"] = spec(transitions + u64::from(!mine), acquired);
-    let name = name.to_owned();
-    match objects::replace(store, &LEASES, "kube-system", &name, next).await {
-        Ok(_) => Ok(true),
-        Err(e) if e.code == 409 || e.code == 404 => Ok(false),
-        Err(e) => Err(e),
     }
 }
 
@@ -179,7 +139,10 @@ async fn removals(shared: &Shared, store: &Store) -> Result<(), String> {
                     continue;
                 }
             };
-            logs::info(format!("Removing etcd member from cluster due to node delete: {member} {address}"));
+            logs::info_with(
+                "Removing etcd member from cluster due to node delete",
+                &[("address", &address), ("name", &member)],
+            );
             if let Some(client) = shared.etcd.get() {
                 members::remove(client, &member, &address).await?;
             }
@@ -309,13 +272,18 @@ async fn own_node(shared: &Shared) -> Result<(), String> {
     if shared.settings.disable_agent {
         return Ok(());
     }
+    // Until the kubelet has registered the Node this is worth a quick retry: without its label a deleted server would
+    // leave its member behind.
+    objects::get(store, &NODES, "", name).await.map_err(|e| e.message)?;
     edit(store, name, |node| {
         if !node["metadata"]["deletionTimestamp"].is_null() {
             return;
         }
         let labels = &mut node["metadata"]["labels"];
         labels["node-role.kubernetes.io/control-plane"] = json!("true");
-        labels["node-role.kubernetes.io/master"] = json!("true");
+        if settings::has_master_role() {
+            labels["node-role.kubernetes.io/master"] = json!("true");
+        }
         if !shared.has_etcd() {
             return;
         }

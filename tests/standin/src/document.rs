@@ -41,7 +41,7 @@ pub fn config(shared: &Shared) -> Value {
     value["AdvertiseIP"] = json!(settings.advertise_ip);
     value["HTTPSPort"] = json!(settings.port);
     value["SupervisorPort"] = json!(settings.port);
-    value["APIServerPort"] = json!(6444);
+    value["APIServerPort"] = json!(crate::server::APISERVER_PORT);
     value["DataDir"] = json!(settings.agent.data_dir.join("server"));
     value["ServerNodeName"] = json!(settings.agent.node_name);
     value["PrivateIP"] = json!(settings.agent.node_ip);

@@ -143,6 +143,11 @@ pub fn text(code: u16, body: impl Into<Bytes>) -> Response<Body> {
     answer(code, "text/plain", Body::from(body.into()))
 }
 
+/// Plain text whose type names its encoding: which of the two an endpoint sends differs in k3s too.
+pub fn text_utf8(code: u16, body: impl Into<Bytes>) -> Response<Body> {
+    answer(code, "text/plain; charset=utf-8", Body::from(body.into()))
+}
+
 /// JSON.
 pub fn json(code: u16, body: &Value) -> Response<Body> {
     answer(code, "application/json", Body::from(format!("{body}\n")))
@@ -162,7 +167,15 @@ pub fn send_error(request: &Request, code: u16, error: &str) -> Response<Body> {
         500 => format!("Internal error occurred: {error}"),
         _ => error.to_owned(),
     };
-    let mut response = failure(&Failure::new(code, message));
+    // Unlike the apiserver's, these carry no apiVersion, and are printed for reading.
+    let mut status = Failure::new(code, message).body();
+    if let Some(map) = status.as_object_mut() {
+        map.remove("apiVersion");
+        if code == 500 {
+            map.insert("details".to_owned(), serde_json::json!({"causes": [{"message": error}]}));
+        }
+    }
+    let mut response = answer(code, "application/json", Body::from(format!("{status:#}\n")));
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }

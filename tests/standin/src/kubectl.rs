@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::access;
 use crate::api::resources::{self, Resource};
-use crate::{clock, kubelet, settings};
+use crate::{clock, kubelet, logs, settings};
 
 struct Api {
     base: String,
@@ -131,7 +131,7 @@ pub async fn run(arguments: &[String]) -> Result<(), String> {
     let plain: Vec<&str> = words.plain.iter().map(String::as_str).collect();
     match plain.as_slice() {
         ["version", ..] => {
-            println!("Client Version: {} (stand-in)", settings::version());
+            logs::out(format_args!("Client Version: {} (stand-in)", settings::version()));
             Ok(())
         }
         ["get"] if words.raw.is_some() => raw(&open()?, words.raw.as_deref().unwrap_or_default()).await,
@@ -165,7 +165,7 @@ async fn raw(api: &Api, path: &str) -> Result<(), String> {
     let good = response.status().is_success();
     let text = response.text().await.map_err(|e| access::cause(&e))?;
     if good {
-        print!("{text}");
+        let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
         return Ok(());
     }
     Err(format!("Error from server (InternalError): {text}"))
@@ -195,7 +195,7 @@ async fn get(api: &Api, words: &Words, kind: &str, names: &[&str]) -> Result<(),
         let selector = words.selector.as_ref().map(|s| format!("?labelSelector={s}")).unwrap_or_default();
         let list = ask(format!("{}{selector}", path_of(&resource, namespace, ""))).await.map_err(refused)?;
         if words.output == "json" {
-            println!("{list:#}");
+            logs::out(format_args!("{list:#}"));
             return Ok(());
         }
         items.extend(list["items"].as_array().cloned().unwrap_or_default());
@@ -214,10 +214,12 @@ fn print_items(words: &Words, resource: &Resource, items: &[Value]) -> Result<()
     let name = |item: &Value| item["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     match words.output.as_str() {
         "json" => match items {
-            [one] => println!("{one:#}"),
-            all => println!("{:#}", json!({"kind": "List", "apiVersion": "v1", "items": all})),
+            [one] => logs::out(format_args!("{one:#}")),
+            all => logs::out(format_args!("{:#}", json!({"kind": "List", "apiVersion": "v1", "items": all}))),
         },
-        "name" => items.iter().for_each(|item| println!("{}/{}", resource.kind.to_lowercase(), name(item))),
+        "name" => items
+            .iter()
+            .for_each(|item| logs::out(format_args!("{}/{}", resource.kind.to_lowercase(), name(item)))),
         "" | "wide" if items.is_empty() => eprintln!("No resources found"),
         "" | "wide" => {
             let wide = words.output == "wide";
@@ -288,7 +290,7 @@ fn print_table(rows: &[Vec<String>]) {
     for row in rows {
         let cells: Vec<String> =
             row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        println!("{}", cells.join("   ").trim_end());
+        logs::out(format_args!("{}", cells.join("   ").trim_end()));
     }
 }
 
@@ -299,7 +301,7 @@ async fn delete(api: &Api, words: &Words, kind: &str, names: &[&str]) -> Result<
     for name in names {
         let url = format!("{}{}", api.base, path_of(&resource, words.namespace.as_deref(), name));
         kubelet::ask(&api.client, Method::DELETE, &url, "", &Value::Null).await.map_err(refused)?;
-        println!("{} \"{name}\" deleted", resource.kind.to_lowercase());
+        logs::out(format_args!("{} \"{name}\" deleted", resource.kind.to_lowercase()));
         while kubelet::ask(&api.client, Method::GET, &url, "", &Value::Null).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
@@ -331,6 +333,6 @@ async fn mark(
     let merge = "application/merge-patch+json";
     kubelet::ask(&api.client, Method::PATCH, &url, merge, &body).await.map_err(refused)?;
     let done = if verb == "label" { "labeled" } else { "annotated" };
-    println!("{}/{name} {done}", resource.kind.to_lowercase());
+    logs::out(format_args!("{}/{name} {done}", resource.kind.to_lowercase()));
     Ok(())
 }

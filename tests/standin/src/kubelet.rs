@@ -201,6 +201,7 @@ fn status(agent: &Agent, ready: bool) -> Value {
 /// Registers the Node and keeps it alive. Like the kubelet it registers once: a Node deleted meanwhile stays away until
 /// the next start.
 pub async fn run(agent: Agent, credentials: std::sync::Arc<Credentials>) {
+    tokio::spawn(healthz());
     let client = credentials.kubelet();
     let nodes = format!("{}/api/v1/nodes", credentials.api);
     let own = format!("{nodes}/{}", agent.node_name);
@@ -236,6 +237,23 @@ pub async fn run(agent: Agent, credentials: std::sync::Arc<Credentials>) {
             logs::debug(format!("Error updating node status, will retry: {code} {e}"));
         }
         tokio::time::sleep(BEAT).await;
+    }
+}
+
+/// The kubelet's own health, plain HTTP on loopback.
+async fn healthz() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const OK: &[u8] =
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+    let Ok(listener) = tokio::net::TcpListener::bind(("127.0.0.1", 10_248)).await else { return };
+    while let Ok((mut stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut request = [0_u8; 1_024];
+            let asked = tokio::time::timeout(BEAT, stream.read(&mut request)).await;
+            if matches!(asked, Ok(Ok(n)) if n > 0) {
+                let _ = stream.write_all(OK).await;
+            }
+        });
     }
 }
 

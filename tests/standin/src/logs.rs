@@ -56,6 +56,18 @@ pub fn info(message: impl AsRef<str>) {
     write("info", message.as_ref());
 }
 
+/// Level info with fields.
+pub fn info_with(message: &str, fields: &[(&str, &str)]) {
+    let fields: String = fields.iter().map(|(key, value)| format!(" {key}={}", quoted(value))).collect();
+    let text = line(std::time::SystemTime::now(), "info", message);
+    let _ = writeln!(std::io::stderr().lock(), "{text}{fields}");
+}
+
+/// Writes a line to standard output; a reader that went away is not an error.
+pub fn out(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
 /// Level warning.
 pub fn warn(message: impl AsRef<str>) {
     write("warning", message.as_ref());

@@ -20,6 +20,7 @@ mod join;
 mod keys;
 mod kubectl;
 mod kubelet;
+mod leader;
 mod logs;
 mod material;
 mod members;
@@ -49,8 +50,8 @@ pub fn notify_ready() {
 }
 
 fn print_version() {
-    println!("k3s version {} (stand-in)", settings::version());
-    println!("This is a stand-in for tests. It is not k3s and runs no containers.");
+    logs::out(format_args!("k3s version {} (stand-in)", settings::version()));
+    logs::out(format_args!("This is a stand-in for tests. It is not k3s and runs no containers."));
 }
 
 fn parse(command: &str, arguments: &[String]) -> Result<Parsed, String> {
@@ -100,7 +101,7 @@ async fn dispatch(name: &str, arguments: &[String]) -> Result<(), String> {
         }
         "etcd-snapshot" => {
             let Some((verb, rest)) = rest.split_first() else {
-                println!("usage: k3s etcd-snapshot save|ls|delete|prune");
+                logs::out(format_args!("usage: k3s etcd-snapshot save|ls|delete|prune"));
                 return Ok(());
             };
             let parsed = parse("etcd-snapshot", rest)?;

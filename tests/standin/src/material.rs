@@ -61,7 +61,9 @@ pub fn certificates(paths: &Paths, settings: &Server) -> Result<(), String> {
     for (file, name) in AUTHORITIES {
         let certificate = paths.tls(&format!("{file}.crt"));
         if !certificate.exists() {
-            let made = Authority::generate(&format!("{name}@{}", clock::unix_now()))?;
+            let name = format!("{name}@{}", clock::unix_now());
+            let made = Authority::generate(&name)?;
+            logs::info(format!("generated self-signed CA certificate CN={name}"));
             paths::write_secret(&paths.tls(&format!("{file}.key")), &made.key_pem())?;
             paths::write_secret(&certificate, made.certificate_pem())?;
         }

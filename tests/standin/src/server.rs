@@ -15,6 +15,8 @@ use crate::{
     prepare, reset, supervisor,
 };
 
+/// Where k3s has its apiserver behind the supervisor.
+pub const APISERVER_PORT: u16 = 6444;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs a server until it is asked to stop.
@@ -40,9 +42,10 @@ pub async fn run(settings: Server) -> Result<(), String> {
     let preparing = |e: String| format!("preparing server: {e}");
     let agent_password = prepare::generate(&settings, &paths, &password).map_err(preparing)?;
     let (shared, mut reasons) = Shared::new(settings, paths, choice, password);
-    listen(&shared).await.map_err(preparing)?;
+    let listening = |e: String| format!("preparing server: failed to start supervisor listener: {e}");
+    listen(&shared).await.map_err(listening)?;
     if shared.has_etcd() {
-        let name = prepare::tombstone_and_name(&shared).map_err(preparing)?;
+        let name = prepare::tombstone_and_name(&shared).map_err(listening)?;
         let _ = shared.member_name.set(name);
     }
     shared.phase.send_replace(Phase::Supervisor);
@@ -75,7 +78,19 @@ async fn listen(shared: &Arc<Shared>) -> Result<(), String> {
     let listener = http::listen(shared.settings.port).await?;
     let for_requests = Arc::clone(shared);
     let handler = move |request| supervisor::handle(Arc::clone(&for_requests), request);
-    tokio::spawn(http::serve(listener, acceptor, handler));
+    tokio::spawn(http::serve(listener, acceptor.clone(), handler));
+    // The apiserver's own port: the API alone, and only once it runs.
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        shared.reached(Phase::Api).await;
+        match tokio::net::TcpListener::bind(("127.0.0.1", APISERVER_PORT)).await {
+            Ok(listener) => {
+                let handler = move |request| supervisor::handle_api(Arc::clone(&shared), request);
+                http::serve(listener, acceptor, handler).await;
+            }
+            Err(e) => logs::fatal(format!("failed to create listener: 127.0.0.1:{APISERVER_PORT}: {e}")),
+        }
+    });
     Ok(())
 }
 
@@ -99,7 +114,17 @@ async fn start_everything(
         return std::future::pending().await;
     }
     let token = shared.paths.server("token");
-    logs::info(format!("Node token is available at {}", token.display()));
+    logs::info(format!("Server node token is available at {}", token.display()));
+    logs::info(format!(
+        "To join server node to cluster: k3s server -s https://{}:{} -t ${{SERVER_NODE_TOKEN}}",
+        shared.settings.advertise_ip, shared.settings.port
+    ));
+    let token = shared.paths.server("agent-token");
+    logs::info(format!("Agent node token is available at {}", token.display()));
+    logs::info(format!(
+        "To join agent node to cluster: k3s agent -s https://{}:{} -t ${{AGENT_NODE_TOKEN}}",
+        shared.settings.advertise_ip, shared.settings.port
+    ));
     material::kubeconfig(&shared.paths, &shared.settings)?;
     if shared.has_etcd() {
         wait_for_etcd(&shared).await;
@@ -172,7 +197,8 @@ async fn start_database(shared: &Arc<Shared>, access: Option<Access>) -> Result<
             logs::info("Starting etcd for existing cluster member");
             join::start_process(shared, &join::plan(shared, String::new(), "existing", false))
         }
-        // Also the way of a tombstoned member whose server did not answer: it founds, as k3s does.
+        // Also where a tombstoned member ends up whose token fits no CA on disk and whose server did not answer: it
+        // founds, as k3s does. With the CA on disk no answer is needed for access, and it goes on to join.
         (false, None) => join::new_cluster(shared, false),
         (false, Some(access)) => {
             tokio::spawn(join::poll_join(Arc::clone(shared), access));

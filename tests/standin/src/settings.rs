@@ -14,6 +14,12 @@ pub fn version() -> String {
     std::env::var("K3S_STANDIN_VERSION").ok().filter(|v| !v.is_empty()).unwrap_or_else(|| VERSION.to_owned())
 }
 
+/// Whether servers of this version still carry the old role `master`: seen gone in 1.35, so 1.34 counts as gone.
+pub fn has_master_role() -> bool {
+    let version = version();
+    version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok()).is_some_and(|minor| minor < 34)
+}
+
 /// The version every Node object carries.
 pub fn node_version() -> String {
     format!("{}-standin", version())

@@ -163,18 +163,18 @@ pub async fn command(verb: &str, parsed: &Parsed, settings: &Server) -> Result<(
 
 fn print(list: &Value, output: &str) -> Result<(), String> {
     match output {
-        "json" => println!("{list}"),
+        "json" => logs::out(format_args!("{list}")),
         "table" | "" => {
-            println!("Name\tLocation\tSize\tCreated");
+            logs::out(format_args!("Name\tLocation\tSize\tCreated"));
             for item in list["items"].as_array().into_iter().flatten() {
                 let text = |at: &str| item.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
-                println!(
+                logs::out(format_args!(
                     "{}\t{}\t{}\t{}",
                     text("/spec/snapshotName"),
                     text("/spec/location"),
                     text("/status/size"),
                     text("/status/creationTime")
-                );
+                ));
             }
         }
         other => return Err(format!("invalid output format: {other}")),

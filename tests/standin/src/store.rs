@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::etcd::{Client, Entry};
 use crate::paths;
 
-const LIMIT: Duration = Duration::from_secs(5);
+/// etcd gives up by itself after 15 s without a quorum; until then a request hangs, as it does behind an apiserver.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// The store behind the API.
 pub enum Store {
@@ -128,7 +129,7 @@ impl Store {
     /// Proves that the store can be read now, with a quorum behind it.
     pub async fn healthy(&self) -> bool {
         match self {
-            Self::Etcd(client) => client.get("health", Duration::from_secs(2)).await.is_ok(),
+            Self::Etcd(client) => client.get("health", Duration::from_secs(4)).await.is_ok(),
             Self::Lone(_) => true,
         }
     }

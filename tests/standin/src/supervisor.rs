@@ -83,7 +83,7 @@ pub async fn handle(shared: Arc<Shared>, request: Request) -> Response<Body> {
         return http::send_error(&request, 503, "starting");
     }
     match path.as_str() {
-        "/ping" => return http::text(200, "pong"),
+        "/ping" => return http::text_utf8(200, "pong"),
         "/cacerts" => return file(&shared, &request, "server-ca.crt"),
         _ => {}
     }
@@ -129,7 +129,7 @@ async fn supervisor(shared: &Shared, request: &Request, name: &str) -> Response<
             }
             return match name {
                 "server-bootstrap" => server_bootstrap(shared, request).await,
-                "encrypt/status" => http::json(200, &json!({"stage": "start", "enable": false})),
+                "encrypt/status" => http::json(200, &json!({"stage": "", "activekey": ""})),
                 _ => http::send_error(request, 501, "not served by the stand-in"),
             };
         }
@@ -163,7 +163,7 @@ async fn supervisor(shared: &Shared, request: &Request, name: &str) -> Response<
         "apiservers" => http::json(200, &json!(apiservers(shared).await)),
         "config" => http::json(200, &document::config(shared)),
         "readyz" if shared.phase() < Phase::Core => http::send_error(request, 503, "runtime core not ready"),
-        "readyz" => http::text(200, "ok"),
+        "readyz" => http::text_utf8(200, "ok"),
         _ => issue::certificate(shared, request, name, &user).await,
     }
 }
@@ -213,6 +213,11 @@ pub async fn apiservers(shared: &Shared) -> Vec<String> {
     }
 }
 
+/// One request at the apiserver's own port.
+pub async fn handle_api(shared: Arc<Shared>, request: Request) -> Response<Body> {
+    api(&shared, &request).await
+}
+
 async fn api(shared: &Shared, request: &Request) -> Response<Body> {
     let Some(store) = shared.store().filter(|_| shared.phase() >= Phase::Api) else {
         return http::send_error(request, 503, "apiserver not ready");
@@ -258,19 +263,20 @@ async fn health(
     let name = if shared.has_etcd() { "etcd" } else { "kine" };
     match one {
         "" => {}
-        "ping" => return http::text(200, "ok"),
-        "etcd" if good => return http::text(200, "ok"),
-        "etcd" => return http::text(500, "internal server error: etcd failed: reason withheld\n"),
-        _ => return http::text(404, "404 page not found\n"),
+        "ping" => return http::text_utf8(200, "ok"),
+        "etcd" if good => return http::text_utf8(200, "ok"),
+        "etcd" => return http::text_utf8(500, "internal server error: etcd failed: reason withheld\n"),
+        _ => return http::text_utf8(404, "404 page not found\n"),
     }
-    let lines = format!(
-        "[+]ping ok\n{}\n",
-        if good { format!("[+]{name} ok") } else { format!("[-]{name} failed: reason withheld") }
-    );
+    let state = if good { "[+]{} ok" } else { "[-]{} failed: reason withheld" };
+    let mut lines = format!("[+]ping ok\n{}\n", state.replace("{}", name));
+    if check == "readyz" {
+        lines.push_str(&format!("{}\n", state.replace("{}", "etcd-readiness")));
+    }
     match (good, query.split('&').any(|q| q.starts_with("verbose"))) {
-        (true, false) => http::text(200, "ok"),
-        (true, true) => http::text(200, format!("{lines}{check} check passed\n")),
-        (false, _) => http::text(500, format!("{lines}{check} check failed\n")),
+        (true, false) => http::text_utf8(200, "ok"),
+        (true, true) => http::text_utf8(200, format!("{lines}{check} check passed\n")),
+        (false, _) => http::text_utf8(500, format!("{lines}{check} check failed\n")),
     }
 }
 

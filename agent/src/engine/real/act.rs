@@ -184,6 +184,10 @@ impl Real {
     /// Stops k3s, keeps it from starting at boot, and moves what ties the machine to a cluster aside. Repeated until nothing
     /// is left to move.
     async fn discard(&mut self, number: u64) -> Outcome {
+        // The armed configuration goes first: from here on a start by mistake founds nothing.
+        if let Err(error) = fs::remove(&self.paths.config()) {
+            return Outcome::Failed(chain(&error));
+        }
         for role in [K3sRole::Server, K3sRole::Agent] {
             let service = role.service();
             let installed = self.init.states(&[service]).await.first().is_none_or(|state| !state.is_absent());
@@ -195,10 +199,6 @@ impl Real {
                     return Outcome::Failed(chain(&error));
                 }
             }
-        }
-        // The armed configuration goes first: from here on a start by mistake founds nothing.
-        if let Err(error) = fs::remove(&self.paths.config()) {
-            return Outcome::Failed(chain(&error));
         }
         let names = match discard::look(&self.paths) {
             Known::Yes(names) => names,

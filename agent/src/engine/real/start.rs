@@ -85,7 +85,7 @@ pub async fn begin(settings: &Settings) -> Result<Real, StartFailure> {
     let view = gossip.view();
     let wake = Arc::new(Notify::new());
     let http = Arc::new(Http::new());
-    let paths = Paths::new(&settings.k3s.data_dir);
+    let paths = Paths::new(&settings.k3s.data_dir, &settings.state_dir);
     let probe = Probe::new(
         paths.clone(),
         name.clone(),

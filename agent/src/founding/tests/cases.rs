@@ -240,6 +240,11 @@ fn promising() {
     asked.says("promising", Move::Promise(b.clone()));
     asked.own.register = promised(&ballot(5, 3), None);
     asked.says("founding-elsewhere", None);
+    // Of two proposals the higher one is answered, whoever is in front.
+    asked.own.register = Register::default();
+    asked.others[1].proposal = Some(Proposal { ballot: ballot(6, 3), certificate: None });
+    asked.says("promising", Move::Promise(ballot(6, 3)));
+    asked.others[1].proposal = None;
     // A ballot that names another node than the one that published it is no ballot.
     asked.own.register = Register::default();
     asked.others[0].proposal = Some(Proposal { ballot: ballot(4, 3), certificate: None });

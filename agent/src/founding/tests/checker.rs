@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use super::super::testing::id;
 use super::super::{Accepted, Ballot, Certificate};
 
 /// One broken rule.
@@ -66,6 +67,14 @@ impl Checker {
         self.chosen.first()
     }
 
+    /// Whether anybody but the founder ever voted for this certificate.
+    pub(super) fn others_voted(&self, certificate: &Certificate) -> bool {
+        self.votes.iter().any(|(vote, voters)| {
+            vote.certificate == *certificate
+                && voters.iter().any(|n| u8::try_from(*n).is_ok_and(|n| id(n) != certificate.founder))
+        })
+    }
+
     fn broken(&mut self, violation: Violation) {
         if !self.violations.contains(&violation) {
             self.violations.push(violation);
@@ -101,7 +110,7 @@ impl Checker {
         }
     }
 
-    pub(super) fn stored(&mut self, _identity: usize, certificate: &Certificate) {
+    pub(super) fn stored(&mut self, certificate: &Certificate) {
         if !self.chosen.contains(certificate) {
             self.broken(Violation::StoredUnchosen);
         }

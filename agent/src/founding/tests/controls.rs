@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::super::{Certificate, Judgement, LiveCheck, Move, Other, Own, Terms, judge};
+use super::super::{Accepted, Certificate, Judgement, LiveCheck, Move, Other, Own, Proposal, Terms, judge};
 use super::checker::Violation;
 use super::world::{Rules, World};
 use crate::core::{CaHash, ClusterId, Phase, Why};
@@ -77,6 +77,23 @@ impl Rules for VotesIgnored {
     }
 }
 
+/// A founder that votes for its own cluster before anybody else has reached it.
+struct FounderVotesAtOnce;
+impl Rules for FounderVotesAtOnce {
+    fn judge(&self, own: &Own, others: &[Other], terms: &Terms, check: &dyn LiveCheck) -> Judgement {
+        let mut judgement = judge(own, others, terms, check);
+        if judgement.why[0].rule == "waiting-for-votes"
+            && let Some(Proposal { ballot, certificate: Some(certificate) }) = own.proposal.clone()
+            && certificate.founder == own.id
+            && own.register.promised.as_ref() == Some(&ballot)
+            && own.register.accepted.as_ref().is_none_or(|vote| vote.ballot != ballot)
+        {
+            judgement.moves = vec![Move::Accept(Accepted { ballot, certificate })];
+        }
+        judgement
+    }
+}
+
 struct PublishedBeforeSync;
 impl Rules for PublishedBeforeSync {
     fn publishes_first(&self) -> bool {
@@ -136,6 +153,11 @@ fn ignoring_votes_splits() {
 #[test]
 fn publishing_before_the_sync_splits() {
     caught("published before sync", &PublishedBeforeSync, Violation::is_split);
+}
+
+#[test]
+fn a_founder_that_votes_first_stalls_the_rest() {
+    caught("founder votes at once", &FounderVotesAtOnce, |found| matches!(found, Violation::Stalled(_)));
 }
 
 #[test]

@@ -582,7 +582,7 @@ impl<'a> World<'a> {
     }
 
     fn store(&mut self, i: usize, certificate: Certificate) {
-        self.checker.stored(self.machines[i].identity, &certificate);
+        self.checker.stored(&certificate);
         let machine = &mut self.machines[i];
         let ours = certificate.founder == machine.own.id;
         let same = |ca: &CaHash| ours && *ca == certificate.ca_hash;
@@ -633,13 +633,15 @@ impl<'a> World<'a> {
         }
         let waiting: Vec<&Machine> = self.machines.iter().filter(|m| self.counts(m)).collect();
         let able = waiting.iter().any(|m| !m.lame && !m.walled);
-        // A vote binds while what was voted for may have been chosen: only a quorum without such votes may go on.
+        // A vote binds while what was voted for may have been chosen: only a quorum without such votes may go on. A vote that
+        // nobody but the founder ever cast is no excuse.
         let unbound = waiting.iter().filter(|m| {
             m.own.register.accepted.as_ref().is_none_or(|vote| {
                 let founder =
                     self.machines.iter().find(|f| f.own.address == vote.certificate.founder_address);
-                founder
-                    .is_some_and(|f| f.up && !f.walled && f.k3s == K3s::Up(vote.certificate.ca_hash.clone()))
+                let served = founder
+                    .is_some_and(|f| f.up && !f.walled && f.k3s == K3s::Up(vote.certificate.ca_hash.clone()));
+                served || !self.checker.others_voted(&vote.certificate)
             })
         });
         let reason = if waiting.len() < self.founders {

@@ -35,10 +35,11 @@ pub(super) fn one(
     Ok(())
 }
 
-fn taken(ctx: &mut Context, complaint: &Complaint, listen: &str) -> Result<()> {
+fn taken(ctx: &mut Context, complaint: &Complaint, listen: &str, port: u16) -> Result<()> {
+    // The unit counts as started before its program has bound the port.
     let block = format!(
-        "systemd-run --quiet --unit=blocker socat -u {listen} OPEN:/dev/null && sleep 0.3 && \
-         systemctl is-active blocker.service"
+        "systemd-run --quiet --unit=blocker socat -u {listen} OPEN:/dev/null
+         for i in $(seq 100); do ss -lntu | grep -q ':{port} ' && exit 0; sleep 0.1; done; exit 1"
     );
     one(
         ctx,
@@ -49,11 +50,11 @@ fn taken(ctx: &mut Context, complaint: &Complaint, listen: &str) -> Result<()> {
 }
 
 pub(super) fn api_port(ctx: &mut Context) -> Result<()> {
-    taken(ctx, &rules::API_PORT, "TCP-LISTEN:6443,fork,reuseaddr")
+    taken(ctx, &rules::API_PORT, "TCP-LISTEN:6443,fork,reuseaddr", 6443)
 }
 
 pub(super) fn gossip_port(ctx: &mut Context) -> Result<()> {
-    taken(ctx, &rules::GOSSIP_PORT, "UDP-RECV:7846")
+    taken(ctx, &rules::GOSSIP_PORT, "UDP-RECV:7846", 7846)
 }
 
 pub(super) fn no_default_route(ctx: &mut Context) -> Result<()> {

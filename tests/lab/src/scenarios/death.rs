@@ -8,6 +8,7 @@ use rand::seq::SliceRandom;
 
 use super::context::{CLOSELY, Context, founder, without};
 use crate::host::Host;
+use crate::lab::Lab;
 use crate::rules;
 
 pub(super) fn before_choice(ctx: &mut Context) -> Result<()> {
@@ -36,7 +37,7 @@ pub(super) fn before_choice(ctx: &mut Context) -> Result<()> {
     ctx.fact("provisional_data", provisional);
     let began = Instant::now();
     dead.start()?;
-    joins(ctx, &dead, 90, false)?;
+    joins(ctx, &lab, &dead, 90, false)?;
     ensure!(!dead.armed(), "{} is still configured to found a cluster", dead.name);
     ctx.formed(&lab, &lab.hosts, 3, 90)?;
     ctx.fact_seconds("returned_seconds", began);
@@ -87,7 +88,7 @@ pub(super) fn wiped(ctx: &mut Context) -> Result<()> {
     host.wipe()?;
     let began = Instant::now();
     host.start()?;
-    joins(ctx, &host, 120, true)?;
+    joins(ctx, &lab, &host, 120, true)?;
     ctx.fact_seconds("joined_seconds", began);
     let status = host.status().context("the wiped host does not speak")?;
     ensure!(status.node.id != certificate.founder, "the wiped host kept the founder's identity");
@@ -99,13 +100,19 @@ pub(super) fn wiped(ctx: &mut Context) -> Result<()> {
 
 /// Waits until a host serves. `never_founds`: it may not even begin to found on its way; else it may go on with its
 /// provisional cluster until it has heard of the certificate.
-fn joins(ctx: &Context, host: &Host, seconds: u64, never_founds: bool) -> Result<()> {
+fn joins(ctx: &Context, lab: &Lab, host: &Host, seconds: u64, never_founds: bool) -> Result<()> {
     let what = format!("{} serves", host.name);
     ctx.until_every(Duration::from_millis(50), &what, seconds, || {
         let status = host.status().unwrap_or_default();
         let founds = status.phase == "founding" && (never_founds || status.certificate.is_some());
         ensure!(!founds, "{} founds again", host.name);
         ensure!(!(never_founds && host.armed()), "{} is configured to found a cluster", host.name);
+        let others = || lab.hosts.iter().filter(|other| other.index != host.index);
+        let armed = host.armed()
+            && status.certificate.is_some()
+            && !status.is_discarding()
+            && others().any(|h| h.certificate().is_some());
+        ensure!(!armed, "{} is configured to found a cluster beside the one there is", host.name);
         let done = status.phase == "serving" && status.k3s.ready == Some(true);
         Ok(done.then_some(()))
     })

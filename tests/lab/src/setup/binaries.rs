@@ -49,13 +49,21 @@ pub fn build(
     k3s: Option<PathBuf>,
     tell: Tell,
 ) -> Result<Binaries> {
-    let muster = match muster {
-        Some(path) => existing(path)?,
-        None => cargo("muster", if profile == Profile::Release { "release" } else { "lab" }, tell)?,
-    };
-    let k3s = match k3s {
-        Some(path) => existing(path)?,
-        None => cargo("k3s-standin", "lab", tell)?,
+    let [muster, k3s] = match (muster, k3s, profile) {
+        // In one call: two would compile what both depend on twice, each with its own set of features.
+        (None, None, Profile::Lab) => cargo(["muster", "k3s-standin"], "lab", tell)?,
+        (muster, k3s, profile) => {
+            let profile = if profile == Profile::Release { "release" } else { "lab" };
+            let muster = match muster {
+                Some(path) => existing(path)?,
+                None => cargo(["muster"], profile, tell)?[0].clone(),
+            };
+            let k3s = match k3s {
+                Some(path) => existing(path)?,
+                None => cargo(["k3s-standin"], "lab", tell)?[0].clone(),
+            };
+            [muster, k3s]
+        }
     };
     let said =
         Run::new(&k3s.display().to_string()).arg("--version").ok().context("ask k3s for its version")?;
@@ -76,20 +84,25 @@ fn parse_version(said: &str) -> Result<(String, bool)> {
     Ok((version.to_owned(), !said.contains("stand-in")))
 }
 
-/// Builds one package and gives the path of its executable.
-fn cargo(package: &str, profile: &str, tell: Tell) -> Result<PathBuf> {
+/// Builds packages and gives the paths of their executables.
+fn cargo<const N: usize>(packages: [&str; N], profile: &str, tell: Tell) -> Result<[PathBuf; N]> {
     let started = Instant::now();
-    tell(&format!("binaries: cargo build --profile {profile} -p {package}"));
+    let names = packages.join(" -p ");
+    tell(&format!("binaries: cargo build --profile {profile} -p {names}"));
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let run = Run::new(&cargo).dir(&workspace()).within(Duration::from_secs(3600));
-    let run = run.args(["build", "--locked", "--quiet", "--profile", profile, "-p", package]);
+    let run = run.args(["build", "--locked", "--quiet", "--profile", profile]);
+    let run = packages.iter().fold(run, |run, package| run.args(["-p", package]));
     let said = run.arg("--message-format=json-render-diagnostics").watched()?;
-    let path =
-        executable(&said, package).with_context(|| format!("cargo built no executable of {package}"))?;
-    if started.elapsed() > Duration::from_secs(2) {
-        tell(&format!("binaries: {package} built in {:.0} s", started.elapsed().as_secs_f64()));
+    let mut paths = [const { PathBuf::new() }; N];
+    for (path, package) in paths.iter_mut().zip(packages) {
+        *path =
+            executable(&said, package).with_context(|| format!("cargo built no executable of {package}"))?;
     }
-    Ok(path)
+    if started.elapsed() > Duration::from_secs(2) {
+        tell(&format!("binaries: {names} built in {:.0} s", started.elapsed().as_secs_f64()));
+    }
+    Ok(paths)
 }
 
 fn executable(messages: &str, package: &str) -> Option<PathBuf> {

@@ -112,11 +112,21 @@ fn forbidden(request: &Request<'_>, target: &Target) -> Failure {
         "PATCH" => "patch",
         _ => "delete",
     };
+    let place = match target.namespace.as_str() {
+        "" => "at the cluster scope".to_owned(),
+        namespace => format!("in the namespace \"{namespace}\""),
+    };
+    let more = match request.user.name.strip_prefix("system:node:") {
+        Some(node) if target.resource == NODES && verb == "get" => {
+            format!(": node '{node}' cannot read '{}', only its own Node object", target.name)
+        }
+        _ => String::new(),
+    };
     let which = if target.name.is_empty() { String::new() } else { format!(" \"{}\"", target.name) };
     Failure::new(
         403,
         format!(
-            "{}{which} is forbidden: User \"{}\" cannot {verb} resource \"{}\" in API group \"{}\"",
+            "{}{which} is forbidden: User \"{}\" cannot {verb} resource \"{}\" in API group \"{}\" {place}{more}",
             target.resource.qualified(),
             request.user.name,
             target.resource.plural,
