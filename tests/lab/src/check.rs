@@ -14,6 +14,9 @@ use crate::status::{Certificate, Status};
 const EVERY: Duration = Duration::from_millis(200);
 /// How often a serving server is asked for its CA.
 const EVERY_CA: Duration = Duration::from_secs(4);
+/// How many looks in a row a node that gives its provisional cluster up may still be configured to found: 10 seconds.
+/// Until the file is gone, only the gate stands between it and a second cluster.
+const DISARMING: u32 = 50;
 
 /// What was seen of one host at one moment.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +37,7 @@ pub struct Invariants {
     certificates: BTreeMap<u64, (Certificate, String)>,
     holders: BTreeMap<String, u64>,
     served: BTreeMap<u64, (String, String)>,
+    disarming: BTreeMap<String, u32>,
     /// Every violation, once.
     pub violations: BTreeSet<String>,
     /// How many times all hosts were looked at.
@@ -50,6 +54,7 @@ impl Invariants {
             }
         }
         self.armed(samples);
+        self.disarmed_in_time(samples);
         self.identities(samples);
     }
 
@@ -116,6 +121,25 @@ impl Invariants {
                 "{} hold a certificate and are all configured to found a cluster",
                 armed.join(" and ")
             ));
+        }
+    }
+
+    /// A node that knows another one's certificate disarms itself soon.
+    fn disarmed_in_time(&mut self, samples: &[Sample]) {
+        for sample in samples {
+            let others = |status: &Status| {
+                status.certificate.as_ref().is_some_and(|certificate| certificate.founder != status.node.id)
+            };
+            if !(sample.armed && sample.status.as_ref().is_some_and(others)) {
+                self.disarming.remove(&sample.host);
+                continue;
+            }
+            let looks = self.disarming.entry(sample.host.clone()).or_default();
+            *looks += 1;
+            if *looks > DISARMING {
+                let text = "knows another founder's certificate and stays configured to found a cluster";
+                self.violations.insert(format!("{} {text}", sample.host));
+            }
         }
     }
 

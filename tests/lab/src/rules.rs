@@ -10,6 +10,8 @@ pub const SERVERS_KEYS: &[&str] = &["servers", "founders"];
 pub const WAITING: &str = "waiting-for-founders";
 /// The founder named on the certificate does not answer.
 pub const FOUNDER_SILENT: &str = "founder-silent";
+/// A server waits for another one to join first; that one may be waiting for a silent founder.
+pub const SERIALISED: &str = "joins-serialised";
 /// There are as many servers as are wanted.
 pub const SERVERS_FULL: &str = "servers-full";
 

@@ -8,7 +8,6 @@ use rand::seq::SliceRandom;
 
 use super::context::{CLOSELY, Context, founder, without};
 use crate::host::Host;
-use crate::lab::Lab;
 use crate::rules;
 
 pub(super) fn before_choice(ctx: &mut Context) -> Result<()> {
@@ -37,7 +36,7 @@ pub(super) fn before_choice(ctx: &mut Context) -> Result<()> {
     ctx.fact("provisional_data", provisional);
     let began = Instant::now();
     dead.start()?;
-    joins(ctx, &lab, &dead, 90, false)?;
+    joins(ctx, &dead, 90, false)?;
     ensure!(!dead.armed(), "{} is still configured to found a cluster", dead.name);
     ctx.formed(&lab, &lab.hosts, 3, 90)?;
     ctx.fact_seconds("returned_seconds", began);
@@ -56,10 +55,14 @@ pub(super) fn after_choice(ctx: &mut Context) -> Result<()> {
     ctx.fact("dead", dead.name.clone());
     let rest = without(&lab, &dead);
     let silent = Instant::now();
-    for host in &rest {
-        let why = ctx.says(host, rules::FOUNDER_SILENT, 60)?;
-        ctx.fact("line", format!("{}: {}", why.rule, why.detail));
-    }
+    // Everybody names the silent founder, or the server whose join comes first and who names it.
+    let said = ctx.until(&format!("all others say `{}`", rules::FOUNDER_SILENT), 60, || {
+        let says = |host: &Host, rule: &str| host.status().is_some_and(|status| status.says(rule));
+        let silent = rest.iter().filter(|host| says(host, rules::FOUNDER_SILENT)).count();
+        let queued = rest.iter().filter(|host| says(host, rules::SERIALISED)).count();
+        Ok((silent + queued >= rest.len() && queued <= 1).then(|| rest.iter().find_map(Host::status)))
+    })?;
+    ctx.fact("line", said.map(|status| status.headline()).unwrap_or_default());
     ctx.fact_seconds("said_after_seconds", silent);
     // They go on waiting: nobody founds while the founder is away.
     let watched = Instant::now();
@@ -88,7 +91,7 @@ pub(super) fn wiped(ctx: &mut Context) -> Result<()> {
     host.wipe()?;
     let began = Instant::now();
     host.start()?;
-    joins(ctx, &lab, &host, 120, true)?;
+    joins(ctx, &host, 120, true)?;
     ctx.fact_seconds("joined_seconds", began);
     let status = host.status().context("the wiped host does not speak")?;
     ensure!(status.node.id != certificate.founder, "the wiped host kept the founder's identity");
@@ -100,19 +103,13 @@ pub(super) fn wiped(ctx: &mut Context) -> Result<()> {
 
 /// Waits until a host serves. `never_founds`: it may not even begin to found on its way; else it may go on with its
 /// provisional cluster until it has heard of the certificate.
-fn joins(ctx: &Context, lab: &Lab, host: &Host, seconds: u64, never_founds: bool) -> Result<()> {
+fn joins(ctx: &Context, host: &Host, seconds: u64, never_founds: bool) -> Result<()> {
     let what = format!("{} serves", host.name);
     ctx.until_every(Duration::from_millis(50), &what, seconds, || {
         let status = host.status().unwrap_or_default();
         let founds = status.phase == "founding" && (never_founds || status.certificate.is_some());
         ensure!(!founds, "{} founds again", host.name);
         ensure!(!(never_founds && host.armed()), "{} is configured to found a cluster", host.name);
-        let others = || lab.hosts.iter().filter(|other| other.index != host.index);
-        let armed = host.armed()
-            && status.certificate.is_some()
-            && !status.is_discarding()
-            && others().any(|h| h.certificate().is_some());
-        ensure!(!armed, "{} is configured to found a cluster beside the one there is", host.name);
         let done = status.phase == "serving" && status.k3s.ready == Some(true);
         Ok(done.then_some(()))
     })
