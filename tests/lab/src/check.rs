@@ -14,7 +14,7 @@ use crate::status::{Certificate, Status};
 const EVERY: Duration = Duration::from_millis(200);
 /// How often a serving server is asked for its CA.
 const EVERY_CA: Duration = Duration::from_secs(4);
-/// How many looks in a row a node that gives its provisional cluster up may still be configured to found: 10 seconds.
+/// How many looks in a row a node that holds a certificate may still be configured to found a cluster: 10 seconds.
 /// Until the file is gone, only the gate stands between it and a second cluster.
 const DISARMING: u32 = 50;
 
@@ -53,7 +53,6 @@ impl Invariants {
                 self.one(sample, status);
             }
         }
-        self.armed(samples);
         self.disarmed_in_time(samples);
         self.identities(samples);
     }
@@ -106,38 +105,18 @@ impl Invariants {
         }
     }
 
-    /// Before the certificate two nominees may be armed; with one in hand nobody but its founder may be.
-    fn armed(&mut self, samples: &[Sample]) {
-        let armed: Vec<&str> = samples
-            .iter()
-            .filter(|s| {
-                let bound = |status: &Status| status.certificate.is_some() && !status.is_discarding();
-                s.armed && s.status.as_ref().is_some_and(bound)
-            })
-            .map(|s| s.host.as_str())
-            .collect();
-        if armed.len() > 1 {
-            self.violations.insert(format!(
-                "{} hold a certificate and are all configured to found a cluster",
-                armed.join(" and ")
-            ));
-        }
-    }
-
-    /// A node that knows another one's certificate disarms itself soon.
+    /// Before the certificate two nominees may be armed. Who holds one disarms itself soon, the founder too.
     fn disarmed_in_time(&mut self, samples: &[Sample]) {
         for sample in samples {
-            let others = |status: &Status| {
-                status.certificate.as_ref().is_some_and(|certificate| certificate.founder != status.node.id)
-            };
-            if !(sample.armed && sample.status.as_ref().is_some_and(others)) {
+            let holds = sample.status.as_ref().is_some_and(|status| status.certificate.is_some());
+            if !(sample.armed && holds) {
                 self.disarming.remove(&sample.host);
                 continue;
             }
             let looks = self.disarming.entry(sample.host.clone()).or_default();
             *looks += 1;
             if *looks > DISARMING {
-                let text = "knows another founder's certificate and stays configured to found a cluster";
+                let text = "holds a birth certificate and stays configured to found a cluster";
                 self.violations.insert(format!("{} {text}", sample.host));
             }
         }
