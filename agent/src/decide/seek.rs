@@ -19,7 +19,13 @@ struct Checks<'a>(&'a BTreeMap<IpAddr, Known<CaHash>>);
 
 impl LiveCheck for Checks<'_> {
     fn served(&self, address: IpAddr) -> Known<CaHash> {
-        self.0.get(&address).cloned().unwrap_or_else(|| Known::unknown(address.to_string(), "not asked yet"))
+        match self.0.get(&address) {
+            Some(Known::Yes(ca)) => Known::Yes(ca.clone()),
+            // Asked, and no CA was shown: a time-out is no vote, and must not keep a nominee asking for ever either. Nothing
+            // that safety rests on follows from it.
+            Some(Known::Absent | Known::Unknown(_)) => Known::Absent,
+            None => Known::unknown(address.to_string(), "not asked yet"),
+        }
     }
 }
 

@@ -14,6 +14,9 @@ use crate::status::{Certificate, Status};
 const EVERY: Duration = Duration::from_millis(200);
 /// How often a serving server is asked for its CA.
 const EVERY_CA: Duration = Duration::from_secs(4);
+/// How many looks in a row a node that holds a certificate may still be configured to found a cluster: 10 seconds.
+/// Until the file is gone, only the gate stands between it and a second cluster.
+const DISARMING: u32 = 50;
 
 /// What was seen of one host at one moment.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +37,7 @@ pub struct Invariants {
     certificates: BTreeMap<u64, (Certificate, String)>,
     holders: BTreeMap<String, u64>,
     served: BTreeMap<u64, (String, String)>,
+    disarming: BTreeMap<String, u32>,
     /// Every violation, once.
     pub violations: BTreeSet<String>,
     /// How many times all hosts were looked at.
@@ -49,7 +53,7 @@ impl Invariants {
                 self.one(sample, status);
             }
         }
-        self.armed(samples);
+        self.disarmed_in_time(samples);
         self.identities(samples);
     }
 
@@ -101,21 +105,20 @@ impl Invariants {
         }
     }
 
-    /// Before the certificate two nominees may be armed; with one in hand nobody but its founder may be.
-    fn armed(&mut self, samples: &[Sample]) {
-        let armed: Vec<&str> = samples
-            .iter()
-            .filter(|s| {
-                let bound = |status: &Status| status.certificate.is_some() && !status.is_discarding();
-                s.armed && s.status.as_ref().is_some_and(bound)
-            })
-            .map(|s| s.host.as_str())
-            .collect();
-        if armed.len() > 1 {
-            self.violations.insert(format!(
-                "{} hold a certificate and are all configured to found a cluster",
-                armed.join(" and ")
-            ));
+    /// Before the certificate two nominees may be armed. Who holds one disarms itself soon, the founder too.
+    fn disarmed_in_time(&mut self, samples: &[Sample]) {
+        for sample in samples {
+            let holds = sample.status.as_ref().is_some_and(|status| status.certificate.is_some());
+            if !(sample.armed && holds) {
+                self.disarming.remove(&sample.host);
+                continue;
+            }
+            let looks = self.disarming.entry(sample.host.clone()).or_default();
+            *looks += 1;
+            if *looks > DISARMING {
+                let text = "holds a birth certificate and stays configured to found a cluster";
+                self.violations.insert(format!("{} {text}", sample.host));
+            }
         }
     }
 

@@ -56,12 +56,22 @@ fn a_foreign_ca_is_found() {
 }
 
 #[test]
-fn two_armed_holders_and_two_owners_of_one_identity_are_found() {
-    let (mut a, mut b) = (holding("a", Some(certificate("c", 1))), holding("b", Some(certificate("c", 1))));
-    (a.armed, b.armed) = (true, true);
-    let said = found(&[&[a.clone(), b.clone()]]);
-    assert_eq!(said, ["a and b hold a certificate and are all configured to found a cluster"]);
-    b.armed = false;
+fn two_owners_of_one_identity_are_found() {
+    let (a, mut b) = (holding("a", Some(certificate("c", 1))), holding("b", Some(certificate("c", 1))));
     b.status.as_mut().unwrap().node.id = "id-a".into();
     assert_eq!(found(&[&[a, b]]), ["a and b have the same identity id-a"]);
+}
+
+#[test]
+fn a_node_may_disarm_itself_but_must_not_stay_armed() {
+    let mut a = holding("a", Some(certificate("c", 1)));
+    a.armed = true;
+    let looks = |count: u32| {
+        let mut invariants = Invariants::default();
+        (0..count).for_each(|_| invariants.observe(std::slice::from_ref(&a)));
+        invariants.violations
+    };
+    assert!(looks(DISARMING).is_empty());
+    let said = looks(DISARMING + 1);
+    assert!(said.iter().any(|text| text.contains("stays configured to found")), "{said:?}");
 }

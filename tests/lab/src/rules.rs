@@ -10,6 +10,8 @@ pub const SERVERS_KEYS: &[&str] = &["servers", "founders"];
 pub const WAITING: &str = "waiting-for-founders";
 /// The founder named on the certificate does not answer.
 pub const FOUNDER_SILENT: &str = "founder-silent";
+/// A server waits for another one to join first; that one may be waiting for a silent founder.
+pub const SERIALISED: &str = "joins-serialised";
 /// There are as many servers as are wanted.
 pub const SERVERS_FULL: &str = "servers-full";
 
@@ -26,13 +28,10 @@ pub struct Complaint {
 
 /// Port 6443 is taken by another program.
 pub const API_PORT: Complaint =
-    Complaint { rules: &["host.port.6443"], phases: &["parked"], words: &["6443"] };
+    Complaint { rules: &["host.port.6443"], phases: &["preparing", "parked"], words: &["6443"] };
 /// The gossip port is taken by another program.
-pub const GOSSIP_PORT: Complaint = Complaint {
-    rules: &["gossip-port-taken", "port-taken"],
-    phases: &["parked", "preparing"],
-    words: &["7846"],
-};
+pub const GOSSIP_PORT: Complaint =
+    Complaint { rules: &["gossip-port-taken"], phases: &["parked", "preparing"], words: &["7846"] };
 /// There is no default route, so no address to be reached by.
 pub const NO_ROUTE: Complaint =
     Complaint { rules: &["no-default-route"], phases: &["parked", "preparing"], words: &["route"] };
@@ -41,7 +40,7 @@ pub const HOST_NAME: Complaint =
     Complaint { rules: &["host-name"], phases: &["parked", "preparing"], words: &["localhost"] };
 /// Two hosts have the same name.
 pub const NAME_TAKEN: Complaint =
-    Complaint { rules: &["duplicate-name"], phases: &["parked", "joining"], words: &["node2"] };
+    Complaint { rules: &["name-held", "duplicate-name"], phases: &["parked", "joining"], words: &["node2"] };
 /// The state directory cannot be written.
 pub const READ_ONLY: Complaint = Complaint {
     rules: &["ledger-unwritable"],

@@ -160,13 +160,6 @@ impl Status {
         self.since_seconds + if self.written_unix > 0 { (now.as_secs_f64() - written).max(0.0) } else { 0.0 }
     }
 
-    /// Whether it is giving its provisional cluster up: the ledger says so already, and the gate lets nothing start, while the
-    /// armed configuration is still being removed.
-    #[must_use]
-    pub fn is_discarding(&self) -> bool {
-        self.says("certificate-stored") || self.says("discarding")
-    }
-
     /// Whether some reason has this rule name.
     #[must_use]
     pub fn says(&self, rule: &str) -> bool {

@@ -55,10 +55,14 @@ pub(super) fn after_choice(ctx: &mut Context) -> Result<()> {
     ctx.fact("dead", dead.name.clone());
     let rest = without(&lab, &dead);
     let silent = Instant::now();
-    for host in &rest {
-        let why = ctx.says(host, rules::FOUNDER_SILENT, 60)?;
-        ctx.fact("line", format!("{}: {}", why.rule, why.detail));
-    }
+    // Everybody names the silent founder, or the server whose join comes first and who names it.
+    let said = ctx.until(&format!("all others say `{}`", rules::FOUNDER_SILENT), 60, || {
+        let says = |host: &Host, rule: &str| host.status().is_some_and(|status| status.says(rule));
+        let silent = rest.iter().filter(|host| says(host, rules::FOUNDER_SILENT)).count();
+        let queued = rest.iter().filter(|host| says(host, rules::SERIALISED)).count();
+        Ok((silent + queued >= rest.len() && queued <= 1).then(|| rest.iter().find_map(Host::status)))
+    })?;
+    ctx.fact("line", said.map(|status| status.headline()).unwrap_or_default());
     ctx.fact_seconds("said_after_seconds", silent);
     // They go on waiting: nobody founds while the founder is away.
     let watched = Instant::now();

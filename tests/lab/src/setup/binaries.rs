@@ -94,7 +94,7 @@ fn cargo<const N: usize>(packages: [&str; N], profile: &str, tell: Tell) -> Resu
     let run = run.args(["build", "--locked", "--quiet", "--profile", profile]);
     let run = packages.iter().fold(run, |run, package| run.args(["-p", package]));
     let said = run.arg("--message-format=json-render-diagnostics").watched()?;
-    let mut paths = [const { PathBuf::new() }; N];
+    let mut paths: [PathBuf; N] = std::array::from_fn(|_| PathBuf::new());
     for (path, package) in paths.iter_mut().zip(packages) {
         *path =
             executable(&said, package).with_context(|| format!("cargo built no executable of {package}"))?;
