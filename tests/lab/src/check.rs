@@ -12,8 +12,10 @@ use crate::status::{Certificate, Status};
 
 /// How often every host's word is read.
 const EVERY: Duration = Duration::from_millis(200);
-/// How often a serving server is asked for its CA.
+/// How often a node that holds a certificate is asked for the CA that it serves.
 const EVERY_CA: Duration = Duration::from_secs(4);
+/// How many answers in a row a node that gives its provisional cluster up may still serve that cluster's CA.
+const SERVING_WRONG: u32 = 2;
 /// How many looks in a row a node that holds a certificate may still be configured to found a cluster: 10 seconds.
 /// Until the file is gone, only the gate stands between it and a second cluster.
 const DISARMING: u32 = 50;
@@ -36,8 +38,8 @@ pub struct Sample {
 pub struct Invariants {
     certificates: BTreeMap<u64, (Certificate, String)>,
     holders: BTreeMap<String, u64>,
-    served: BTreeMap<u64, (String, String)>,
     disarming: BTreeMap<String, u32>,
+    wrong: BTreeMap<String, u32>,
     /// Every violation, once.
     pub violations: BTreeSet<String>,
     /// How many times all hosts were looked at.
@@ -87,21 +89,24 @@ impl Invariants {
                 self.certificates.insert(certificate.era, (certificate.clone(), host.clone()));
             }
         }
-        if status.node.role == "server"
-            && status.phase == "serving"
-            && let Some(served) = &sample.served_ca
-        {
-            if *served != certificate.ca_hash {
-                self.violations.insert(format!(
-                    "{host} serves the CA {served}, its certificate says {}",
-                    certificate.ca_hash
-                ));
-            }
-            let first = self.served.entry(certificate.era).or_insert_with(|| (served.clone(), host.clone()));
-            if first.0 != *served {
-                let text = format!("{} serves the CA {}, {host} serves {served}", first.1, first.0);
-                self.violations.insert(text);
-            }
+        if let Some(served) = &sample.served_ca {
+            self.served(host, status, certificate, served);
+        }
+    }
+
+    /// Whoever knows the certificate serves its CA or none; what was provisional may need a moment to stop.
+    fn served(&mut self, host: &str, status: &Status, certificate: &Certificate, served: &str) {
+        if *served == certificate.ca_hash {
+            self.wrong.remove(host);
+            return;
+        }
+        let wrong = self.wrong.entry(host.to_owned()).or_default();
+        *wrong += 1;
+        if (status.node.role == "server" && status.phase == "serving") || *wrong > SERVING_WRONG {
+            self.violations.insert(format!(
+                "{host} ({}) serves the CA {served}, its certificate says {}",
+                status.phase, certificate.ca_hash
+            ));
         }
     }
 
@@ -200,9 +205,9 @@ fn watch(hosts: &Mutex<Vec<Host>>, found: &Mutex<Invariants>, stop: &AtomicBool)
 
 fn sample(host: &Host, asked: &mut BTreeMap<u8, Instant>) -> Sample {
     let status = host.status();
-    let serves = status.as_ref().is_some_and(|s| s.phase == "serving" && s.node.role == "server");
+    let holds = status.as_ref().is_some_and(|status| status.certificate.is_some());
     let due = asked.get(&host.index).is_none_or(|at| at.elapsed() > EVERY_CA);
-    let served_ca = if serves && due {
+    let served_ca = if holds && due {
         asked.insert(host.index, Instant::now());
         probe::ca_hash(host)
     } else {

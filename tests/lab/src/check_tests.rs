@@ -52,7 +52,12 @@ fn serving_without_a_certificate_and_losing_one_are_found() {
 fn a_foreign_ca_is_found() {
     let mut a = holding("a", Some(certificate("c", 1)));
     a.served_ca = Some("bb".into());
-    assert_eq!(found(&[&[a]]), ["a serves the CA bb, its certificate says aa"]);
+    assert_eq!(found(&[std::slice::from_ref(&a)]), ["a (serving) serves the CA bb, its certificate says aa"]);
+    // What gives its provisional cluster up may serve it for a moment, and no longer.
+    a.status.as_mut().unwrap().phase = "joining".into();
+    let look = std::slice::from_ref(&a);
+    assert!(found(&[look, look]).is_empty());
+    assert_eq!(found(&[look, look, look]), ["a (joining) serves the CA bb, its certificate says aa"]);
 }
 
 #[test]
