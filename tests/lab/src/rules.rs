@@ -12,6 +12,8 @@ pub const WAITING: &str = "waiting-for-founders";
 pub const FOUNDER_SILENT: &str = "founder-silent";
 /// A server waits for another one to join first; that one may be waiting for a silent founder.
 pub const SERIALISED: &str = "joins-serialised";
+/// A provisional cluster was given up for the one that was chosen.
+pub const DISCARDED: &str = "provisional-discarded";
 /// There are as many servers as are wanted.
 pub const SERVERS_FULL: &str = "servers-full";
 

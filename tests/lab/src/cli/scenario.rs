@@ -19,8 +19,8 @@ pub(super) struct ScenarioArgs {
     /// Seed of the scenarios' dice; without it one is thrown, and told.
     #[arg(long)]
     seed: Option<u64>,
-    /// How many run at the same time.
-    #[arg(long, default_value_t = 2)]
+    /// How many run at the same time; most of a scenario is waiting.
+    #[arg(long, default_value_t = 3)]
     jobs: usize,
     #[arg(long, value_enum, default_value = "table")]
     output: Output,

@@ -10,15 +10,35 @@ use super::context::{CLOSELY, Context, founder, without};
 use crate::host::Host;
 use crate::rules;
 
+const DATA: &str = "/var/lib/rancher/k3s";
+
+/// The founder dies as soon as its configuration is armed: with luck, with nothing on its disk yet.
+pub(super) fn at_once(ctx: &mut Context) -> Result<()> {
+    before(ctx, Host::armed).map(drop)
+}
+
+/// The founder dies when its provisional cluster is on its disk.
 pub(super) fn before_choice(ctx: &mut Context) -> Result<()> {
+    let dead = before(ctx, |host| host.path(&format!("{DATA}/server/db/etcd/member")).exists())?;
+    let said = dead.journal(Some("muster.service"), &[])?;
+    ensure!(said.contains(rules::DISCARDED), "{} never said `{}`", dead.name, rules::DISCARDED);
+    let beside = std::fs::read_dir(dead.path("/var/lib/rancher")).context("read /var/lib/rancher")?;
+    let names: Vec<String> =
+        beside.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    ensure!(names.iter().any(|name| name.contains("discarded")), "nothing was moved aside: {names:?}");
+    Ok(())
+}
+
+/// Kills the founder at some moment before the certificate is chosen, lets the rest form a cluster, and brings it back.
+fn before(ctx: &mut Context, moment: impl Fn(&Host) -> bool) -> Result<Host> {
     let lab = ctx.up(5, 3)?;
     let began = Instant::now();
     let dead = ctx.until_every(CLOSELY, "a host is founding and no certificate exists", 60, || {
         ensure!(
             lab.hosts.iter().all(|host| host.certificate().is_none()),
-            "chosen before a founder was seen"
+            "chosen before the founder could die"
         );
-        Ok(lab.hosts.iter().find(|host| phase(host) == "founding").cloned())
+        Ok(lab.hosts.iter().find(|host| phase(host) == "founding" && moment(host)).cloned())
     })?;
     dead.power_cut()?;
     ctx.fact("dead", dead.name.clone());
@@ -32,8 +52,8 @@ pub(super) fn before_choice(ctx: &mut Context) -> Result<()> {
     let founder = founder(&lab, &certificate)?;
     ensure!(founder.index != dead.index, "the dead host is named as the founder");
     ctx.fact("founder", founder.name);
-    let provisional = dead.path("/var/lib/rancher/k3s/server").exists();
-    ctx.fact("provisional_data", provisional);
+    ctx.fact("armed", dead.armed());
+    ctx.fact("provisional_data", dead.path(&format!("{DATA}/server/db")).exists());
     let began = Instant::now();
     dead.start()?;
     joins(ctx, &dead, 90, false)?;
@@ -42,7 +62,7 @@ pub(super) fn before_choice(ctx: &mut Context) -> Result<()> {
     ctx.fact_seconds("returned_seconds", began);
     let now = ctx.certificate(&lab.hosts)?;
     ensure!(now.identity() == certificate.identity(), "the certificate changed when the dead host returned");
-    Ok(())
+    Ok(dead)
 }
 
 pub(super) fn after_choice(ctx: &mut Context) -> Result<()> {

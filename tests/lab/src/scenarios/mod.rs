@@ -32,6 +32,11 @@ pub const ALL: &[Scenario] = &[
         run: death::before_choice,
     },
     Scenario {
+        name: "founder-dies-at-once",
+        about: "the same with nothing on its disk yet: what was told to found must not found when it comes back",
+        run: death::at_once,
+    },
+    Scenario {
         name: "founder-dies-after-choice",
         about: "the founder dies with the certificate just chosen: the rest wait, say why, and go on when it returns",
         run: death::after_choice,
