@@ -72,7 +72,7 @@ fn rss(pid: i32) -> Option<u64> {
 
 /// One counter for all gossip that comes out of any host.
 fn meters(hosts: &[u8]) -> String {
-    let mut text = String::from("table bridge meter {\n counter gossip {\n }\n chain count {\n");
+    let mut text = String::from("table bridge toll {\n counter gossip {\n }\n chain passing {\n");
     text.push_str("  type filter hook prerouting priority 0;\n");
     for host in hosts {
         let port = Net::port(*host);
@@ -83,8 +83,7 @@ fn meters(hosts: &[u8]) -> String {
 }
 
 fn sent(lab: &Lab) -> Result<u64> {
-    let said =
-        lab.net().on_switch("nft").args(["-j", "list", "counter", "bridge", "meter", "gossip"]).ok()?;
+    let said = lab.net().on_switch("nft").args(["-j", "list", "counter", "bridge", "toll", "gossip"]).ok()?;
     let value: Value = serde_json::from_str(&said).context("read nft's counter")?;
     let counters = value["nftables"].as_array().into_iter().flatten();
     counters.filter_map(|item| item["counter"]["bytes"].as_u64()).next().context("nft names no counter")
