@@ -45,8 +45,16 @@ impl HostWanted {
     /// What the settings want. `k3s_runs` and `agent_runs` are for the caller to know.
     #[must_use]
     pub fn of(settings: &Settings, k3s_runs: bool, agent_runs: bool) -> Self {
+        let mut skip = settings.host_skip.clone();
+        // An operator who told the kubelet of every role to run on cgroup version 1 has answered this row.
+        let told = |table: &std::collections::BTreeMap<String, serde_json::Value>| {
+            table.get("kubelet-arg").is_some_and(|value| value.to_string().contains("fail-cgroupv1=false"))
+        };
+        if told(&settings.k3s.server_config) && told(&settings.k3s.agent_config) {
+            skip.insert("cgroup.version".to_owned());
+        }
         Self {
-            skip: settings.host_skip.clone(),
+            skip,
             role: settings.role,
             k3s_runs,
             gossip_port: (!agent_runs).then_some(settings.gossip_port),

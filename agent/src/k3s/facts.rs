@@ -25,10 +25,11 @@ pub struct Binary {
     pub sha256: Known<String>,
 }
 
-/// The version in the output of `k3s --version`: its first line is `k3s version v1.33.1+k3s1 (<commit>)`.
+/// The version in the output of `k3s --version`: its first line is `k3s version v1.33.1+k3s1 (<commit>)`, where the first word
+/// is the name under which the program was called: a download under a temporary name says that name (seen on a real k3s).
 #[must_use]
 pub fn parse_version(text: &str) -> Option<&str> {
-    let version = text.lines().next()?.strip_prefix("k3s version ")?.split_whitespace().next()?;
+    let version = text.lines().next()?.split_once(" version ")?.1.split_whitespace().next()?;
     version.starts_with('v').then_some(version)
 }
 

@@ -12,6 +12,7 @@ fn versions_are_read_from_the_first_line() {
     let real = "k3s version v1.33.1+k3s1 (99d91538)\ngo version go1.24.2\n";
     assert_eq!(parse_version(real), Some("v1.33.1+k3s1"));
     assert_eq!(parse_version("k3s version v1.33.1+k3s1 (stand-in)"), Some("v1.33.1+k3s1"));
+    assert_eq!(parse_version(".muster-k3s-def1.part version v1.35.1+k3s1 (d300004f)"), Some("v1.35.1+k3s1"));
     for text in ["", "go version go1.24", "k3s version ", "k3s version HEAD (1)"] {
         assert_eq!(parse_version(text), None, "{text}");
     }

@@ -50,7 +50,11 @@ pub fn notify_ready() {
 }
 
 fn print_version() {
-    logs::out(format_args!("k3s version {} (stand-in)", settings::version()));
+    // k3s says the name under which it was called, be it the temporary name of a download.
+    let called = std::env::args_os().next().map(std::path::PathBuf::from);
+    let name = called.as_deref().and_then(std::path::Path::file_name).unwrap_or("k3s".as_ref());
+    let name = if name == "k3s-standin" { "k3s".into() } else { name.to_string_lossy() };
+    logs::out(format_args!("{name} version {} (stand-in)", settings::version()));
     logs::out(format_args!("This is a stand-in for tests. It is not k3s and runs no containers."));
 }
 
