@@ -9,6 +9,8 @@ pub struct Conf {
     pub cluster: String,
     /// Servers wanted.
     pub servers: u8,
+    /// Votes that a certificate needs, when that is not the number of servers.
+    pub founders: Option<u8>,
     /// Where to look for peers.
     pub seeds: Vec<String>,
     /// Pinned version of k3s.
@@ -35,7 +37,12 @@ impl Conf {
         let mut text = String::from("# The same file on every host of the lab.\n");
         line(&mut text, "cluster", &quoted(&self.cluster));
         line(&mut text, "servers", &self.servers.to_string());
-        line(&mut text, "seeds", &list(&self.seeds));
+        if let Some(founders) = self.founders {
+            line(&mut text, "founders", &founders.to_string());
+        }
+        if !self.seeds.is_empty() {
+            line(&mut text, "seeds", &list(&self.seeds));
+        }
         line(&mut text, "token-file", &quoted(TOKEN_FILE));
         text.push_str("\n[k3s]\n");
         line(&mut text, "version", &quoted(&self.version));
@@ -74,6 +81,7 @@ mod tests {
         let mut conf = Conf {
             cluster: "lab".into(),
             servers: 3,
+            founders: None,
             seeds: vec!["10.77.0.1".into(), "node2:7846".into()],
             version: "v1.33.1+k3s1".into(),
             disable: Vec::new(),
@@ -89,6 +97,10 @@ mod tests {
                      version = \"v1.33.1+k3s1\"\n\
                      sources = [\"/opt/muster/k3s\"]\n";
         assert_eq!(conf.render(), small);
+        conf.founders = Some(4);
+        let founders = small.replace("servers = 3\n", "servers = 3\nfounders = 4\n");
+        assert_eq!(conf.render(), founders);
+        conf.founders = None;
         conf.disable = vec!["traefik".into()];
         conf.kubelet_args = vec!["fail-cgroupv1=false".into()];
         let real = "disable = [\"traefik\"]\n\

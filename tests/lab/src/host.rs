@@ -20,6 +20,11 @@ use crate::run::Run;
 const ENTER: &str =
     r#"while [ "$1" != -- ]; do echo $$ > "$1" || exit 90; shift; done; shift; exec setsid "$@""#;
 
+/// Directories of a host with a real k3s that lie beside its overlay: containerd's own overlays cannot lie on one.
+const BESIDE: [(&str, &str); 2] = [("rancher", "var/lib/rancher"), ("kubelet", "var/lib/kubelet")];
+/// What a host's disk consists of on this machine.
+const DISK: [&str; 4] = ["upper", "work", "rancher", "kubelet"];
+
 /// One host of a lab. Cheap to copy; it holds names, not processes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Host {
@@ -71,10 +76,6 @@ impl Host {
         self.dir().join("console.log")
     }
 
-    fn rancher(&self) -> PathBuf {
-        self.dir().join("rancher")
-    }
-
     /// The host's cgroup.
     #[must_use]
     pub fn cgroup(&self) -> Cgroup {
@@ -99,7 +100,7 @@ impl Host {
     /// The overlay cannot be mounted.
     pub fn create_disk(&self) -> Result<()> {
         let dir = self.dir();
-        for sub in ["upper", "work", "root", "rancher"] {
+        for sub in DISK.into_iter().chain(["root"]) {
             let sub = dir.join(sub);
             fs::create_dir_all(&sub).with_context(|| format!("make {}", sub.display()))?;
         }
@@ -158,8 +159,9 @@ impl Host {
         command.env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", if self.real { "yes" } else { "network" });
         if self.real {
             command.arg("--bind=/dev/kmsg");
-            // containerd's overlays cannot lie on the host's own overlay.
-            command.arg(format!("--bind={}:/var/lib/rancher", self.rancher().display()));
+            for (sub, inside) in BESIDE {
+                command.arg(format!("--bind={}:/{inside}", self.dir().join(sub).display()));
+            }
         }
         command.stdin(Stdio::null()).stdout(log.try_clone().context("share the console")?).stderr(log);
         let mut child = command.spawn().context("start systemd-nspawn")?;
@@ -303,7 +305,7 @@ impl Host {
             self.power_cut()?;
         }
         self.unmount()?;
-        for sub in ["upper", "work", "rancher"] {
+        for sub in DISK {
             let sub = self.dir().join(sub);
             if sub.exists() {
                 fs::remove_dir_all(&sub).with_context(|| format!("remove {}", sub.display()))?;
@@ -322,7 +324,7 @@ impl Host {
         }
         self.wipe()?;
         self.unmount()?;
-        for sub in ["upper", "rancher"] {
+        for sub in DISK.into_iter().filter(|sub| *sub != "work") {
             let (source, target) = (from.dir().join(sub).join("."), self.dir().join(sub));
             let copy = Run::new("cp").arg("-a").arg(source).arg(target).within(Duration::from_secs(300));
             copy.ok().context("copy the disk")?;
@@ -335,10 +337,11 @@ impl Host {
     #[must_use]
     pub fn path(&self, path: &str) -> PathBuf {
         let relative = path.trim_start_matches('/');
-        if let Some(rest) = relative.strip_prefix("var/lib/rancher")
-            && self.real
-        {
-            return self.rancher().join(rest.trim_start_matches('/'));
+        let beside = BESIDE.iter().filter(|_| self.real);
+        for (sub, inside) in beside {
+            if let Some(rest) = relative.strip_prefix(inside) {
+                return self.dir().join(sub).join(rest.trim_start_matches('/'));
+            }
         }
         if relative.starts_with("run/") || relative.starts_with("tmp/") {
             let leader = self.running().map_or(0, |running| running.leader.pid);

@@ -59,7 +59,8 @@ impl Spec {
         let mut conf = Conf {
             cluster: "lab".to_owned(),
             servers,
-            seeds: seeds(hosts),
+            founders: founders(hosts, servers),
+            seeds: if hosts > 1 { seeds(hosts) } else { Vec::new() },
             version: binaries.version.clone(),
             disable: Vec::new(),
             kubelet_args: Vec::new(),
@@ -76,11 +77,15 @@ impl Spec {
     }
 }
 
+/// With `founders` votes a certificate is unique among fewer than twice as many machines: a larger group needs more.
+fn founders(hosts: u8, servers: u8) -> Option<u8> {
+    let needed = hosts / 2 + 1;
+    (hosts > 1 && needed > servers).then_some(needed)
+}
+
 /// Seeds as a person would write them: most by address, one by name.
 fn seeds(hosts: u8) -> Vec<String> {
-    (1..=hosts.max(1))
-        .map(|index| if index == 3 { format!("node{index}") } else { net::address(index) })
-        .collect()
+    (1..=hosts).map(|index| if index == 3 { format!("node{index}") } else { net::address(index) }).collect()
 }
 
 impl Lab {
@@ -265,4 +270,18 @@ fn disk_for(work: &Path) -> Result<()> {
         Run::new("mount").args(memory).arg(work).ok().context("mount memory for the hosts' disks")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_larger_than_its_servers_can_vouch_for_needs_more_founders() {
+        let cases =
+            [(1, 1, None), (5, 3, None), (6, 3, Some(4)), (7, 3, Some(4)), (5, 1, Some(3)), (3, 3, None)];
+        for (hosts, servers, wanted) in cases {
+            assert_eq!(founders(hosts, servers), wanted, "{hosts} hosts, {servers} servers");
+        }
+    }
 }

@@ -41,6 +41,9 @@ pub(super) struct Up {
 
 impl Up {
     pub(super) fn run(&self, name: &str) -> Result<ExitCode> {
+        if self.servers > self.hosts {
+            bail!("{0} servers need {0} hosts at least, and --hosts is {1}", self.servers, self.hosts);
+        }
         let json = self.output == Output::Json;
         let tell = |text: &str| {
             if json {

@@ -19,7 +19,6 @@ pub(super) fn one(
     mend: impl FnOnce(&Lab, &Host) -> Result<()>,
 ) -> Result<()> {
     let mut spec = ctx.spec(1, 1);
-    spec.conf.seeds.clear();
     spec.enabled = false;
     let lab = ctx.lab(&spec)?;
     let host = &lab.hosts[0];

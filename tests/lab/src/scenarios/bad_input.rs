@@ -78,9 +78,7 @@ pub(super) fn half_configuration(ctx: &mut Context) -> Result<()> {
 }
 
 pub(super) fn torn_ledger(ctx: &mut Context) -> Result<()> {
-    let mut spec = ctx.spec(1, 1);
-    spec.conf.seeds.clear();
-    let lab = ctx.lab(&spec)?;
+    let lab = ctx.lab(&ctx.spec(1, 1))?;
     let host = &lab.hosts[0];
     lab.start(&lab.hosts)?;
     ctx.formed(&lab, &lab.hosts, 1, 60)?;

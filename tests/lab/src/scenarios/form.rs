@@ -81,9 +81,7 @@ fn secrets(host: &Host) -> Result<()> {
 
 pub(super) fn one_machine(ctx: &mut Context) -> Result<()> {
     let began = Instant::now();
-    let mut spec = ctx.spec(1, 1);
-    spec.conf.seeds.clear();
-    let lab = ctx.lab(&spec)?;
+    let lab = ctx.lab(&ctx.spec(1, 1))?;
     lab.start(&lab.hosts)?;
     ctx.formed(&lab, &lab.hosts, 1, 60)?;
     ctx.fact_seconds("formed_seconds", began);

@@ -67,7 +67,7 @@ pub fn build(
     };
     let said =
         Run::new(&k3s.display().to_string()).arg("--version").ok().context("ask k3s for its version")?;
-    let (version, real) = parse_version(&said).with_context(|| format!("{}: `{said}`", k3s.display()))?;
+    let (version, real) = parse_version(&said).with_context(|| k3s.display().to_string())?;
     Ok(Binaries { muster, k3s, version, real })
 }
 
@@ -79,7 +79,7 @@ fn parse_version(said: &str) -> Result<(String, bool)> {
     let first = said.lines().next().unwrap_or_default();
     let Some(version) = first.strip_prefix("k3s version ").and_then(|rest| rest.split_whitespace().next())
     else {
-        bail!("this is no `k3s version ...`");
+        bail!("it says `{first}`, not `k3s version ...`");
     };
     Ok((version.to_owned(), !said.contains("stand-in")))
 }
