@@ -42,7 +42,7 @@ struct Cli {
 }
 
 /// Seeds that once failed: replayed first, every time.
-const FAILED_ONCE: &[u64] = &[28, 100, 417, 931, 1462];
+const FAILED_ONCE: &[u64] = &[28, 100, 417, 931, 1462, 15119];
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -20,7 +20,12 @@ pub struct Etcd {
     pub ca: CaHash,
     /// Members: number, machine, whether it is still a learner.
     pub members: Vec<(u64, u8, bool)>,
+    /// Since when its learner makes no progress.
+    pub stalled: Option<Duration>,
 }
+
+/// A learner without progress for this long is removed by the etcd leader, as in k3s.
+const STALLED: Duration = Duration::from_secs(300);
 
 /// A violated promise.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -291,7 +296,19 @@ impl World {
             let learner = self.etcds[cluster].members.iter().position(|member| member.2);
             if let Some(at) = learner {
                 let number = self.etcds[cluster].members[at].1;
-                if self.member_up(number, cluster) && self.quorate(number, cluster) && self.dice.chance(300) {
+                let member = self.etcds[cluster].members[at].0;
+                let own = self.machine(number).disk == Disk::Server { cluster, member };
+                let progress = own && self.member_up(number, cluster) && self.quorate(number, cluster);
+                let now = self.now;
+                if progress {
+                    self.etcds[cluster].stalled = None;
+                } else if now.saturating_sub(*self.etcds[cluster].stalled.get_or_insert(now)) > STALLED {
+                    self.etcds[cluster].stalled = None;
+                    self.etcds[cluster].members.remove(at);
+                    self.say(number, || "its stalled learner is removed by the leader".to_owned());
+                    continue;
+                }
+                if progress && self.dice.chance(300) {
                     self.etcds[cluster].members[at].2 = false;
                     self.machine(number).next = self.now;
                 }
@@ -319,13 +336,13 @@ impl World {
             (Disk::Server { .. } | Disk::Agent { .. }, Some(_)) => true,
             (Disk::Empty, Some(K3sWanted::Provisional)) => {
                 self.next_member += 1;
-                self.etcds.push(Etcd { ca: fresh, members: vec![(member, number, false)] });
+                self.etcds.push(Etcd { ca: fresh, members: vec![(member, number, false)], stalled: None });
                 let cluster = self.etcds.len() - 1;
                 self.machine(number).disk = Disk::Server { cluster, member };
                 true
             }
             (Disk::Empty, Some(K3sWanted::InCluster { role: Role::Server, server: None, .. })) => {
-                self.etcds.push(Etcd { ca: fresh, members: vec![(0, number, false)] });
+                self.etcds.push(Etcd { ca: fresh, members: vec![(0, number, false)], stalled: None });
                 self.violation = Some(Violation(format!("{} started a lone cluster", name(number))));
                 true
             }
