@@ -100,7 +100,7 @@ fn cargo<const N: usize>(packages: [&str; N], profile: &str, tell: Tell) -> Resu
             executable(&said, package).with_context(|| format!("cargo built no executable of {package}"))?;
     }
     if started.elapsed() > Duration::from_secs(2) {
-        tell(&format!("binaries: {names} built in {:.0} s", started.elapsed().as_secs_f64()));
+        tell(&format!("binaries: built in {:.0} s", started.elapsed().as_secs_f64()));
     }
     Ok(paths)
 }
