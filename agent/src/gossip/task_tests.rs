@@ -58,8 +58,8 @@ fn sees(view: &PeerView, peers: usize) -> bool {
     view.peers.len() == peers && view.peers.values().all(|peer| peer.live && peer.parameters.is_some())
 }
 
-/// The suite for every network: nodes that know one address find each other, and news spreads at once.
-async fn converges(network: Arc<dyn Network>, addresses: &[SocketAddr]) {
+/// The suite for every network: nodes that know one address find each other, and news spreads, in how long.
+async fn converges(network: Arc<dyn Network>, addresses: &[SocketAddr]) -> Duration {
     let mut nodes = Vec::new();
     for (seed, address) in (1..).zip(addresses) {
         nodes.push(start(config(seed, Arc::clone(&network), *address)).await);
@@ -78,7 +78,6 @@ async fn converges(network: Arc<dyn Network>, addresses: &[SocketAddr]) {
         slowest =
             slowest.max(until(node, "the news is everywhere", |view| view.peers[id].claim == said).await);
     }
-    assert!(slowest < INTERVAL / 4, "news waits for no interval: {slowest:?}");
     for node in nodes {
         assert_eq!(node.view().borrow().echo, None);
         assert!(!node.view().borrow().twin);
@@ -86,6 +85,7 @@ async fn converges(network: Arc<dyn Network>, addresses: &[SocketAddr]) {
         node.shutdown().await;
         assert!(network.bind(address).await.is_ok(), "its socket is closed");
     }
+    slowest
 }
 
 #[tokio::test]
@@ -101,7 +101,8 @@ async fn nodes_converge_over_udp_on_ipv6() {
 #[tokio::test(start_paused = true)]
 async fn nodes_converge_in_memory() {
     let addresses: Vec<_> = (1..=12).map(memory_address).collect();
-    converges(Arc::new(MemoryNetwork::default()), &addresses).await;
+    let slowest = converges(Arc::new(MemoryNetwork::default()), &addresses).await;
+    assert!(slowest < INTERVAL / 4, "news waits for no interval: {slowest:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -204,7 +205,7 @@ async fn a_stopped_node_dies_stays_known_and_returns_with_a_later_generation() {
     last.shutdown().await;
     let took = until(&nodes[0], "the stopped node is not live", |view| !view.peers[&id].live).await;
     println!("a stopped node of 5 is noticed after {took:?}");
-    assert!(took <= Duration::from_secs(8), "{took:?}");
+    assert!(took <= Duration::from_secs(7), "{took:?}");
     assert_eq!(nodes[0].view().borrow().peers.values().filter(|peer| peer.live).count(), 3);
     tokio::time::sleep(Duration::from_secs(20 * 60)).await;
     assert!(!nodes[0].view().borrow().peers[&id].live, "known, although chitchat has forgotten it");
@@ -529,36 +530,60 @@ async fn replays_to_the_very_receiver_change_nothing_from_any_port() {
     assert!(victim.counters().dropped_replayed >= before.dropped_replayed + to_victim.len() as u64 - 2);
 }
 
+/// When a node is seen to be no longer live.
+async fn notices(mut view: watch::Receiver<Arc<PeerView>>, id: NodeId) -> Instant {
+    view.wait_for(|view| !view.peers[&id].live).await.unwrap();
+    Instant::now()
+}
+
 /// How soon a stopped node is noticed by the others, at 10% loss, and that nobody else is taken for dead meanwhile.
 #[tokio::test(start_paused = true)]
 async fn the_dead_are_noticed_soon_and_only_the_dead() {
-    for count in [3_u8, 5, 10, 40] {
+    for (count, deaths) in [(3_u8, 1), (5, 2), (10, 4), (40, 4)] {
         let network = MemoryNetwork::default();
-        let nodes = in_memory(&network, 1..=count).await;
+        let mut dice = super::super::pace::Dice(count.into());
+        let mut nodes = Vec::new();
+        for seed in 1..=count {
+            // Not in step: machines do not boot on the same millisecond.
+            tokio::time::sleep(Duration::from_millis(dice.roll() % 1_000)).await;
+            nodes.push(start(config(seed, Arc::new(network.clone()), memory_address(seed))).await);
+            nodes[usize::from(seed) - 1].meet(nodes[0].address());
+        }
         for node in &nodes {
             until(node, "all peers are live", |view| sees(view, usize::from(count) - 1)).await;
         }
-        let mut dice = super::super::pace::Dice(count.into());
+        let mut loss = super::super::pace::Dice(count.into());
         network.set_fate(
             move |_, _, _| {
-                if dice.roll() % 100 < 10 { vec![] } else { vec![Duration::from_millis(1)] }
+                if loss.roll() % 100 < 10 { vec![] } else { vec![Duration::from_millis(1)] }
             },
         );
-        tokio::time::sleep(Duration::from_secs(120)).await;
-        let mut nodes = nodes;
-        let dead = nodes.pop().unwrap();
-        let id = dead.node_id().clone();
-        let start = Instant::now();
-        dead.shutdown().await;
         let mut times = Vec::new();
-        for node in &nodes {
-            until(node, "the stopped node is not live", |view| !view.peers[&id].live).await;
-            times.push(start.elapsed());
-            let others = node.view().borrow().peers.values().filter(|peer| peer.live).count();
-            assert_eq!(others, usize::from(count) - 2, "{count} nodes: a living node was taken for dead");
+        for _ in 0..deaths {
+            // Calm: what the death before has stirred up is over.
+            tokio::time::sleep(Duration::from_millis(10_000 + dice.roll() % 1_000)).await;
+            let dead = nodes.pop().unwrap();
+            let id = dead.node_id().clone();
+            let died = Instant::now();
+            dead.shutdown().await;
+            // At once for all: each tells its own time.
+            let notices: Vec<_> =
+                nodes.iter().map(|node| tokio::spawn(notices(node.view(), id.clone()))).collect();
+            for notice in notices {
+                times.push(notice.await.unwrap().duration_since(died));
+            }
+            for node in &nodes {
+                let others = node.view().borrow().peers.values().filter(|peer| peer.live).count();
+                assert_eq!(others, nodes.len() - 1, "{count} nodes: a living node was taken for dead");
+            }
         }
-        println!("{count} nodes, 10% loss: first notice {:?}, everybody {:?}", times[0], times.last());
-        assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+        times.sort_unstable();
+        let (half, last) = (times[times.len() / 2], times[times.len() - 1]);
+        println!(
+            "{count} nodes, 10% loss: noticed after {half:?} (median), {last:?} (the last of {})",
+            times.len()
+        );
+        assert!(last < Duration::from_secs(7), "{last:?}");
     }
 }
 
