@@ -66,8 +66,10 @@ pub(super) fn half_configuration(ctx: &mut Context) -> Result<()> {
         &rules::CONFIGURATION,
         |_, host| {
             let text = host.read(conf::CONFIG_FILE).context("there is no configuration")?;
-            let cut = text.len() - text.len() / 3;
-            host.write(conf::CONFIG_FILE, text.get(..cut).unwrap_or_default())?;
+            // In the middle of a list: what is before it is whole, so that no shorter file is good by chance.
+            let list =
+                text.windows(2).rposition(|pair| pair == b"[\"").context("no list in the configuration")?;
+            host.write(conf::CONFIG_FILE, text.get(..list + 4).unwrap_or_default())?;
             host.write("/root/whole.toml", text)
         },
         |_, host| {
