@@ -57,6 +57,8 @@ pub async fn output(program: &str, args: &[&str], deadline: Duration) -> Result<
     let command = || [&[program], args].concat().join(" ");
     let child = Command::new(program)
         .args(args)
+        // Programs of the host have no use for the cluster token.
+        .env_remove("MUSTER_TOKEN")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

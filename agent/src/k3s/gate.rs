@@ -138,12 +138,12 @@ fn server(config: &ConfigFile, facts: &GateFacts, wal: bool, tombstone: bool) ->
     check_token(facts, wal)?;
     if tombstone {
         // Even with `server:` set: if that peer does not answer at this very restart, k3s has moved its database away and
-        // may go on alone (k3s-facts.md 3.2). Muster moves the database aside itself and joins through a verified peer.
+        // may go on alone (k3s-facts.md 3.2).
         let detail = "the cluster has removed this member, and its etcd left a tombstone";
         return refuse(
             "gate-tombstone",
             detail,
-            "muster moves the database aside and joins again through a verified peer",
+            "make the machine a new node (docs/operations.md), or leave it off",
         );
     }
     let ledger = match &facts.ledger {

@@ -117,10 +117,10 @@ pub const HAZARDS: &[Hazard] = hazards![
         => "compare the cluster token of the nodes; two derivations of one token are the same";
     22 "tombstone-no-server" Guarded ["tombstone file has been detected but --server is empty"]
         "this member was removed, and its configuration names no server to join"
-        => "muster moves the database aside and joins through a verified peer";
+        => "nothing is moved by itself: make the machine a new node (docs/operations.md), once the others are a quorum without it";
     21 "removed" Guarded ["This node has been removed from the cluster"], ["the member has been permanently removed from the cluster"]
         "the cluster has removed this member"
-        => "muster moves the database aside and joins again, unless the node is to go";
+        => "leave it off, or make the machine a new node (docs/operations.md), once the others are a quorum without it";
     6 "duplicate-name" Guarded ["duplicate node name found, please use a unique name for this node"]
         "etcd still has a member of this node's name: a reimaged machine, or two machines of one name"
         => "once the old machine is known to be gone its Node is deleted, which removes the member";
@@ -129,7 +129,7 @@ pub const HAZARDS: &[Hazard] = hazards![
         => "that member is removed first; check that no two machines share the address";
     9 "members-differ" Guarded ["error validating peerURLs"], ["member count is unequal"]
         "this node's database and the cluster disagree on the members"
-        => "with the other voters in quorum, the database is moved aside and the node joins again";
+        => "make the machine a new node (docs/operations.md), once the others are a quorum without it";
     25 "not-a-member" Guarded ["this server is not a member of the etcd cluster"]
         "the address changed, or the member was removed"
         => "give the node its old address back, or it joins again with an empty database";
@@ -144,7 +144,7 @@ pub const HAZARDS: &[Hazard] = hazards![
         => "it is promoted when it has caught up";
     5 "learner-stalled" Guarded ["stalled at RaftAppliedIndex"], ["Removed learner"]
         "a new member made no progress for five minutes and was removed"
-        => "check ports 2379 and 2380 both ways, the clock and the disk; it never voted, so its database may be moved aside";
+        => "check ports 2379 and 2380 both ways, the clock and the disk; then make the machine a new node (docs/operations.md)";
     3 "not-yet-voter" ByItself ["this server has not yet been promoted from learner to voting member"]
         "the new member is catching up"
         => "normal; after five minutes look at the disk";
@@ -159,7 +159,7 @@ pub const HAZARDS: &[Hazard] = hazards![
         => "k3s tries again by itself";
     19 "files-newer" Guarded ["newer than datastore and could cause a cluster outage"]
         "files under server/tls or server/cred are newer than the cluster's"
-        => "when the other servers agree on the CA, the files named are moved aside";
+        => "when the other servers agree on the CA, move the named files away";
     33 "reset-with-server" Person ["cannot perform cluster-reset while server URL is set"]
         "a cluster-reset was asked for with a server in the configuration"
         => "run it with a configuration that names no server";

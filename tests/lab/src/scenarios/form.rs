@@ -1,5 +1,6 @@
 //! Clusters that form as they should.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
@@ -7,6 +8,7 @@ use anyhow::{Result, bail, ensure};
 use super::context::{Context, founder};
 use crate::conf;
 use crate::host::Host;
+use crate::lab::Spec;
 use crate::rules;
 
 pub(super) fn formation(ctx: &mut Context) -> Result<()> {
@@ -93,6 +95,59 @@ pub(super) fn one_machine(ctx: &mut Context) -> Result<()> {
     let etcd = host.path("/var/lib/rancher/k3s/server/db/etcd").is_dir();
     ensure!(etcd, "there is no embedded etcd on {}", host.name);
     ctx.fact("cluster_id", certificate.cluster_id);
+    Ok(())
+}
+
+/// A machine without any configuration, where a person has put the binary and a k3s and types one command.
+pub(super) fn by_hand(ctx: &mut Context) -> Result<()> {
+    let spec = Spec { enabled: false, ..ctx.spec(1, 1) };
+    let lab = ctx.lab(&spec)?;
+    let host = &lab.hosts[0];
+    for file in [conf::CONFIG_FILE, conf::TOKEN_FILE, "/etc/systemd/system/muster.service"] {
+        fs::remove_file(host.path(file))?;
+    }
+    fs::rename(host.path("/usr/local/bin/muster"), host.path("/root/muster"))?;
+    if lab.real {
+        // What the lab cannot give a real k3s: images, and on some machines control groups of version 2.
+        let list = |values: &[String]| serde_json::json!(values).to_string();
+        let text = format!(
+            "[k3s]\ndisable = {}\n\n[k3s.server-config]\nkubelet-arg = {}\n",
+            list(&spec.conf.disable),
+            list(&spec.conf.kubelet_args)
+        );
+        host.write("/etc/muster/conf.d/10-lab.toml", text)?;
+    }
+    lab.start(&lab.hosts)?;
+    lab.booted(&lab.hosts, ctx.limit(30))?;
+    let began = Instant::now();
+    let command = [
+        "/root/muster",
+        "up",
+        "--servers",
+        "1",
+        "--k3s-version",
+        &lab.version,
+        "--k3s-sources",
+        conf::K3S_SOURCE,
+    ];
+    let said = host.inside(&command, ctx.limit(60))?;
+    ensure!(said.success(), "muster up: {}\n{}\n{}", said.status, said.stdout, said.stderr);
+    ctx.fact_seconds("formed_seconds", began);
+    // Without a service manager's word and without progress a person would not know what goes on.
+    for words in ["installed /usr/local/bin/muster", "founding", "serving"] {
+        ensure!(said.stdout.contains(words), "`muster up` does not say `{words}`: {}", said.stdout);
+    }
+    ctx.fact("lines", said.stdout.lines().count());
+    ctx.formed(&lab, &lab.hosts, 1, 60)?;
+    // It holds without the command: after a reboot the same cluster serves.
+    let before = ctx.certificate(&lab.hosts)?;
+    host.reboot()?;
+    ctx.formed(&lab, &lab.hosts, 1, 60)?;
+    ensure!(ctx.certificate(&lab.hosts)?.identity() == before.identity(), "the certificate changed");
+    let nodes = host.shell("kubectl get nodes")?;
+    ensure!(nodes.contains("node1"), "kubectl shows no node: {nodes}");
+    let again = host.inside(&["muster", "up", "--servers", "1"], ctx.limit(60))?;
+    ensure!(again.success(), "muster up, once more: {}\n{}", again.stdout, again.stderr);
     Ok(())
 }
 

@@ -97,6 +97,11 @@ pub const ALL: &[Scenario] = &[
         run: itself::itself,
     },
     Scenario { name: "one-machine", about: "one host, one server, embedded etcd", run: form::one_machine },
+    Scenario {
+        name: "one-machine-by-hand",
+        about: "a machine without configuration: `muster up --servers 1`, and a reboot",
+        run: form::by_hand,
+    },
     Scenario { name: "bad-api-port", about: "port 6443 is taken", run: bad_host::api_port },
     Scenario { name: "bad-gossip-port", about: "the gossip port is taken", run: bad_host::gossip_port },
     Scenario {
