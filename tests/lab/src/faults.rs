@@ -27,6 +27,8 @@ pub enum Kind {
     Loss(u8),
     /// Every UDP datagram is dropped; TCP goes through: gossip is deaf, k3s is not.
     Udp,
+    /// UDP datagrams of more than so many bytes, header included, are dropped: the greetings go through, the news does not.
+    Large(u16),
 }
 
 /// The faults that keep `groups` apart from each other, both ways. Hosts in no group talk to everybody.
@@ -65,6 +67,7 @@ pub fn rules(faults: &[Fault]) -> String {
             Kind::Cut => "drop".to_owned(),
             Kind::Loss(percent) => format!("numgen random mod 100 < {percent} drop"),
             Kind::Udp => "meta l4proto udp drop".to_owned(),
+            Kind::Large(bytes) => format!("udp length > {bytes} drop"),
         };
         let (from, to) = (Net::port(*from), Net::port(*to));
         writeln!(text, "  iifname \"{from}\" oifname \"{to}\" {what}").unwrap_or_default();

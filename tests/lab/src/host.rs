@@ -350,6 +350,13 @@ impl Host {
         self.root().join(relative)
     }
 
+    /// The directories of this machine that hold what the host has written to its disk, and nothing of its image.
+    #[must_use]
+    pub fn written(&self) -> Vec<PathBuf> {
+        let beside = BESIDE.iter().filter(|_| self.real).map(|(sub, _)| self.dir().join(sub));
+        std::iter::once(self.dir().join("upper")).chain(beside).collect()
+    }
+
     /// Removes all that the host leaves on this machine but its namespace; see [`crate::sweep`] for the whole.
     ///
     /// # Errors

@@ -14,6 +14,8 @@ pub const FOUNDER_SILENT: &str = "founder-silent";
 pub const SERIALISED: &str = "joins-serialised";
 /// A provisional cluster was given up for the one that was chosen.
 pub const DISCARDED: &str = "provisional-discarded";
+/// Two machines have one identity.
+pub const CLONED: &str = "identity-cloned";
 /// There are as many servers as are wanted.
 pub const SERVERS_FULL: &str = "servers-full";
 
@@ -67,5 +69,18 @@ pub const ARCHITECTURE: Complaint =
 /// The configuration ends in the middle of a line.
 pub const CONFIGURATION: Complaint =
     Complaint { rules: &["configuration-refused"], phases: &["parked"], words: &["muster.toml"] };
+/// The token file is empty.
+pub const TOKEN_EMPTY: Complaint = refused(&["token", "empty"]);
+/// The token can be guessed.
+pub const TOKEN_SHORT: Complaint = refused(&["token", "at least 16"]);
+/// The token would be taken for a full one of k3s.
+pub const TOKEN_K10: Complaint = refused(&["starts with K10"]);
+/// The token would be taken for a bootstrap token.
+pub const TOKEN_BOOTSTRAP: Complaint = refused(&["bootstrap token"]);
+/// Everybody may read the token.
+pub const TOKEN_OPEN: Complaint = refused(&["mode 0644", "chmod 600"]);
+const fn refused(words: &'static [&'static str]) -> Complaint {
+    Complaint { rules: &["configuration-refused"], phases: &["parked"], words }
+}
 /// No seed answers.
 pub const SEEDS: Complaint = Complaint { rules: &[NO_PEER], phases: &["seeking"], words: &[] };

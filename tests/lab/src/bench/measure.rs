@@ -64,7 +64,7 @@ fn agents(lab: &Lab) -> Result<Vec<i32>> {
     lab.hosts.iter().map(of).collect()
 }
 
-fn rss(pid: i32) -> Option<u64> {
+pub(super) fn rss(pid: i32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
@@ -83,7 +83,12 @@ fn meters(hosts: &[u8]) -> String {
 }
 
 fn sent(lab: &Lab) -> Result<u64> {
-    let said = lab.net().on_switch("nft").args(["-j", "list", "counter", "bridge", "toll", "gossip"]).ok()?;
+    counter(&lab.net(), "gossip")
+}
+
+/// Bytes that a counter of the switch has counted.
+pub(super) fn counter(net: &Net, name: &str) -> Result<u64> {
+    let said = net.on_switch("nft").args(["-j", "list", "counter", "bridge", "toll", name]).ok()?;
     let value: Value = serde_json::from_str(&said).context("read nft's counter")?;
     let counters = value["nftables"].as_array().into_iter().flatten();
     counters.filter_map(|item| item["counter"]["bytes"].as_u64()).next().context("nft names no counter")

@@ -1,5 +1,7 @@
 //! How long a formation takes by Muster, against the same k3s started by hand in the best order.
 
+mod crowd;
+pub mod gossip;
 mod measure;
 mod oracle;
 

@@ -8,8 +8,9 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::{Output, Source, prepare};
-use crate::bench::Bench;
-use crate::setup::binaries::Profile;
+use crate::bench::{Bench, gossip};
+use crate::setup::binaries::{self, Profile};
+use crate::setup::packages;
 use crate::view;
 
 #[derive(Debug, Args)]
@@ -37,21 +38,52 @@ enum What {
         #[arg(long, value_enum, default_value = "table")]
         output: Output,
     },
+    /// Muster's gossip beside Serf's (Debian's package, encrypted): traffic, processor, memory, joining, noticing deaths.
+    Gossip {
+        /// A `muster` binary instead of the one that is built here.
+        #[arg(long, value_name = "PATH")]
+        muster: Option<PathBuf>,
+        /// Sizes of the groups.
+        #[arg(long, value_delimiter = ',', default_value = "3,10,40", value_parser = clap::value_parser!(u8).range(3..=200))]
+        nodes: Vec<u8>,
+        /// Percentages of frames that are lost.
+        #[arg(long, value_delimiter = ',', default_value = "0,10,30", value_parser = clap::value_parser!(u8).range(0..=90))]
+        loss: Vec<u8>,
+        #[arg(long, value_enum, default_value = "table")]
+        output: Output,
+    },
 }
 
 impl BenchArgs {
     pub(super) fn run(&self) -> Result<ExitCode> {
         super::root_and_interrupts()?;
-        let What::Formation { k3s, muster, profile, runs, output } = &self.what;
         let tell = |text: &str| eprintln!("==> {text}");
-        let source = Source { k3s: k3s.clone(), muster: muster.clone(), profile: *profile };
-        let (binaries, rootfs) = prepare(&source, &tell)?;
-        let bench = Bench { binaries: &binaries, rootfs: &rootfs, runs: *runs, tell: &tell };
-        let result = bench.run()?;
+        let (result, text) = match &self.what {
+            What::Formation { k3s, muster, profile, runs, .. } => {
+                let source = Source { k3s: k3s.clone(), muster: muster.clone(), profile: *profile };
+                let (binaries, rootfs) = prepare(&source, &tell)?;
+                let bench = Bench { binaries: &binaries, rootfs: &rootfs, runs: *runs, tell: &tell };
+                let result = bench.run()?;
+                let text = table(&result);
+                (result, text)
+            }
+            What::Gossip { muster, nodes, loss, .. } => {
+                packages::ensure(&tell)?;
+                packages::also(&[("serf", "serf")], &tell)?;
+                let muster = match muster {
+                    Some(muster) => muster.clone(),
+                    None => binaries::muster(Profile::Release, &tell)?,
+                };
+                let result = gossip::Bench { muster: &muster, nodes, loss, tell: &tell }.run()?;
+                let text = gossip::table(&result);
+                (result, text)
+            }
+        };
+        let (What::Formation { output, .. } | What::Gossip { output, .. }) = &self.what;
         if *output == Output::Json {
             println!("{result}");
         } else {
-            print!("{}", table(&result));
+            print!("{text}");
         }
         Ok(ExitCode::SUCCESS)
     }

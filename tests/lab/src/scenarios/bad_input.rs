@@ -9,6 +9,7 @@ use super::context::Context;
 use crate::conf;
 use crate::faults;
 use crate::host::Host;
+use crate::lab::Spec;
 use crate::rules;
 use crate::setup::layer;
 
@@ -77,6 +78,40 @@ pub(super) fn half_configuration(ctx: &mut Context) -> Result<()> {
             host.write(conf::CONFIG_FILE, keep.as_slice())
         },
     )
+}
+
+/// Every kind of string that is no cluster token, one after the other in the same file; `muster why` names each.
+pub(super) fn token(ctx: &mut Context) -> Result<()> {
+    let spec = Spec { enabled: false, ..ctx.spec(1, 1) };
+    let lab = ctx.lab(&spec)?;
+    let host = &lab.hosts[0];
+    let whole = host.read(conf::TOKEN_FILE).context("there is no token")?;
+    let cases = [
+        ("", 0o600, &rules::TOKEN_EMPTY),
+        ("hunter2", 0o600, &rules::TOKEN_SHORT),
+        ("K10deadbeef::server:0123456789abcdef", 0o600, &rules::TOKEN_K10),
+        ("abcdef.0123456789abcdef", 0o600, &rules::TOKEN_BOOTSTRAP),
+        ("a-token-of-24-characters", 0o644, &rules::TOKEN_OPEN),
+    ];
+    lab.start(&lab.hosts)?;
+    lab.booted(&lab.hosts, Duration::from_secs(30))?;
+    for (at, (token, mode, complaint)) in cases.into_iter().enumerate() {
+        host.write_mode(conf::TOKEN_FILE, format!("{token}\n"), mode)?;
+        if at == 0 {
+            host.shell("systemctl start --no-block muster.service")?;
+        }
+        ctx.complains(host, complaint, 30)?;
+        let said = host.inside(&["muster", "why"], Duration::from_secs(10))?;
+        let text = [said.stdout, said.stderr].concat();
+        ensure!(!said.status.success(), "`muster why` of a parked node exits with 0");
+        ensure!(text.contains("token"), "`muster why` does not name the token: {text}");
+        ensure!(token.is_empty() || !text.contains(token), "`muster why` shows the refused token: {text}");
+    }
+    host.write_mode(conf::TOKEN_FILE, whole, 0o600)?;
+    let began = Instant::now();
+    ctx.formed(&lab, &lab.hosts, 1, 60)?;
+    ctx.fact_seconds("serving_after_mending_seconds", began);
+    Ok(())
 }
 
 pub(super) fn torn_ledger(ctx: &mut Context) -> Result<()> {

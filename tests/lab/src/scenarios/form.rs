@@ -3,11 +3,10 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use super::context::{Context, founder};
 use crate::conf;
-use crate::host::Host;
 use crate::lab::Spec;
 use crate::rules;
 
@@ -27,7 +26,6 @@ pub(super) fn formation(ctx: &mut Context) -> Result<()> {
     ctx.fact("agents", agents);
     for host in &lab.hosts {
         ensure!(!host.armed(), "{} is still configured to found a cluster", host.name);
-        secrets(host)?;
     }
     let phases: serde_json::Map<String, serde_json::Value> = founder
         .status()
@@ -37,50 +35,6 @@ pub(super) fn formation(ctx: &mut Context) -> Result<()> {
         .map(|(phase, seconds)| (phase, seconds.into()))
         .collect();
     ctx.fact("founder_phases", phases);
-    Ok(())
-}
-
-/// The token and what is derived from it are in files that only root reads, and nowhere else.
-fn secrets(host: &Host) -> Result<()> {
-    let owned = [
-        conf::TOKEN_FILE,
-        "/var/lib/muster/ledger.json",
-        "/etc/rancher/k3s/muster-server-token",
-        "/etc/rancher/k3s/muster-agent-token",
-        "/etc/rancher/k3s/k3s.yaml",
-    ];
-    for file in owned {
-        match host.mode(file) {
-            Some(0o600) => {}
-            // An agent has no kubeconfig and no server's token; the token and the ledger are everywhere.
-            None if file.starts_with("/etc/rancher/") => {}
-            None => bail!("{}: there is no {file}", host.name),
-            Some(mode) => bail!("{}: {file} has the mode {mode:o}, not 600", host.name),
-        }
-    }
-    let token = host.read(conf::TOKEN_FILE).unwrap_or_default();
-    let token = String::from_utf8_lossy(&token).trim().to_owned();
-    let mut secrets = vec![("the token", token)];
-    for file in ["/etc/rancher/k3s/muster-server-token", "/etc/rancher/k3s/muster-agent-token"] {
-        let text = host.read(file).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).trim().to_owned();
-        // A full token is `K10<hash>::<user>:<password>`: the password is the secret.
-        let password = text.rsplit(':').next().unwrap_or_default().to_owned();
-        if !password.is_empty() {
-            secrets.push((file, password));
-        }
-    }
-    let places = [
-        ("the process list", host.shell("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; true")?),
-        ("the journal", host.journal(None, &[])?),
-        ("status.json", host.status_text().unwrap_or_default()),
-        ("k3s's configuration", host.k3s_config().unwrap_or_default()),
-    ];
-    for (secret, value) in &secrets {
-        for (place, text) in &places {
-            ensure!(!text.contains(value.as_str()), "{}: {secret} is in {place}", host.name);
-        }
-    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@ mod context;
 mod death;
 mod divide;
 mod form;
+mod hostile;
 mod itself;
 mod outside;
 pub mod runner;
@@ -67,13 +68,38 @@ pub const ALL: &[Scenario] = &[
         run: form::late_joiner,
     },
     Scenario {
+        name: "hostile-noise",
+        about: "junk, changed and replayed datagrams by the thousand: nothing is answered, nobody comes back from the dead",
+        run: hostile::noise,
+    },
+    Scenario {
+        name: "copied-disk",
+        about: "a copy of a running server, identity and all, is switched on beside it: named, and it does not serve",
+        run: hostile::copied_disk,
+    },
+    Scenario {
+        name: "selective-path",
+        about: "somebody on the path drops what one machine says: nobody votes unheard, and why is said",
+        run: hostile::selective_path,
+    },
+    Scenario {
+        name: "secrets",
+        about: "after a formation no secret is in arguments, environments, journals, answers, open files or on the wire",
+        run: hostile::secrets,
+    },
+    Scenario {
+        name: "two-groups",
+        about: "two groups with two tokens on one segment, each seeded with the other: two clusters, no word between them",
+        run: hostile::two_groups,
+    },
+    Scenario {
         name: "wrong-token",
         about: "a host with another token stays outside, and its datagrams are dropped and counted",
         run: outside::wrong_token,
     },
     Scenario {
         name: "formation",
-        about: "five identical hosts become three voters and two agents, with one certificate and no loose secret",
+        about: "five identical hosts become three voters and two agents, with one certificate",
         run: form::formation,
     },
     Scenario {
@@ -101,6 +127,11 @@ pub const ALL: &[Scenario] = &[
         name: "one-machine-by-hand",
         about: "a machine without configuration: `muster up --servers 1`, and a reboot",
         run: form::by_hand,
+    },
+    Scenario {
+        name: "bad-token",
+        about: "five kinds of token that are none: each is named, none is shown",
+        run: bad_input::token,
     },
     Scenario { name: "bad-api-port", about: "port 6443 is taken", run: bad_host::api_port },
     Scenario { name: "bad-gossip-port", about: "the gossip port is taken", run: bad_host::gossip_port },

@@ -53,10 +53,9 @@ pub fn build(
         // In one call: two would compile what both depend on twice, each with its own set of features.
         (None, None, Profile::Lab) => cargo(["muster", "k3s-standin"], "lab", tell)?,
         (muster, k3s, profile) => {
-            let profile = if profile == Profile::Release { "release" } else { "lab" };
             let muster = match muster {
                 Some(path) => existing(path)?,
-                None => cargo(["muster"], profile, tell)?[0].clone(),
+                None => self::muster(profile, tell)?,
             };
             let k3s = match k3s {
                 Some(path) => existing(path)?,
@@ -69,6 +68,15 @@ pub fn build(
         Run::new(&k3s.display().to_string()).arg("--version").ok().context("ask k3s for its version")?;
     let (version, real) = parse_version(&said).with_context(|| k3s.display().to_string())?;
     Ok(Binaries { muster, k3s, version, real })
+}
+
+/// Builds `muster` alone.
+///
+/// # Errors
+/// cargo fails.
+pub fn muster(profile: Profile, tell: Tell) -> Result<PathBuf> {
+    let profile = if profile == Profile::Release { "release" } else { "lab" };
+    Ok(cargo(["muster"], profile, tell)?[0].clone())
 }
 
 fn existing(path: PathBuf) -> Result<PathBuf> {

@@ -24,8 +24,16 @@ const NEEDED: [(&str, &str); 7] = [
 /// # Errors
 /// Something is missing and there is no apt, or apt fails.
 pub fn ensure(tell: Tell) -> Result<()> {
+    also(&NEEDED, tell)
+}
+
+/// The same for other packages, each with a program that shows that it is there.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn also(needed: &[(&str, &str)], tell: Tell) -> Result<()> {
     let missing: Vec<&str> =
-        NEEDED.iter().filter(|(_, program)| !on_path(program)).map(|(package, _)| *package).collect();
+        needed.iter().filter(|(_, program)| !on_path(program)).map(|(package, _)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -42,7 +50,7 @@ pub fn ensure(tell: Tell) -> Result<()> {
     drop(apt(&["-qq", "update"]));
     apt(&[&["-qq", "-y", "--no-install-recommends", "install"], missing.as_slice()].concat())
         .context("install the packages that the lab needs")?;
-    match NEEDED.iter().find(|(_, program)| !on_path(program)) {
+    match needed.iter().find(|(_, program)| !on_path(program)) {
         Some((package, program)) => bail!("{package} is installed, but there is no `{program}` on the path"),
         None => Ok(()),
     }

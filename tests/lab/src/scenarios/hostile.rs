@@ -1,0 +1,276 @@
+//! A hostile segment: noise, replays, a path that drops what it likes, another group, copied disks, and a search for secrets.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddrV4;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::context::{CLOSELY, Context};
+use crate::check::Checker;
+use crate::conf;
+use crate::faults::{self, Kind};
+use crate::host::Host;
+use crate::lab::{Lab, Spec};
+use crate::rules;
+use crate::scan::{self, Report};
+use crate::setup::layer;
+use crate::wire::{GOSSIP, Stranger, Tap};
+
+/// Datagrams of each kind in one volley, to each host; a volley every ten milliseconds.
+const VOLLEY: usize = 5;
+
+fn gossip(host: &Host) -> Result<SocketAddrV4> {
+    Ok(SocketAddrV4::new(host.address().parse().context("a host's address")?, GOSSIP))
+}
+
+/// What the stranger sends, each kind from a port of its own, so that answers are told apart.
+struct Noise {
+    /// Random bytes of any length.
+    junk: Stranger,
+    /// Datagrams of the group with some bytes changed.
+    changed: Stranger,
+    /// Datagrams of the group as they were.
+    replayed: Stranger,
+}
+
+impl Noise {
+    fn volley(&mut self, tap: &Tap, targets: &[SocketAddrV4], dice: &mut StdRng) {
+        let heard = tap.heard();
+        for &target in targets {
+            for _ in 0..VOLLEY {
+                let mut junk = vec![0_u8; dice.random_range(0..1_400)];
+                dice.fill(&mut junk[..]);
+                self.junk.send(&junk, target);
+                if heard.is_empty() {
+                    continue;
+                }
+                let own = &heard[dice.random_range(0..heard.len())];
+                if own.bytes.is_empty() {
+                    continue;
+                }
+                self.replayed.send(&own.bytes, target);
+                let mut changed = own.bytes.clone();
+                for _ in 0..dice.random_range(1..4) {
+                    let at = dice.random_range(0..changed.len());
+                    changed[at] ^= dice.random_range(1..=255_u8);
+                }
+                changed.truncate(dice.random_range(changed.len() / 2..=changed.len()));
+                self.changed.send(&changed, target);
+            }
+        }
+    }
+}
+
+pub(super) fn noise(ctx: &mut Context) -> Result<()> {
+    let lab = ctx.lab(&ctx.spec(3, 3))?;
+    let tap = Tap::start(&lab.net(), GOSSIP)?;
+    let stranger = || Stranger::new(&lab.net());
+    let noise = Noise { junk: stranger()?, changed: stranger()?, replayed: stranger()? };
+    let targets: Vec<_> = lab.hosts.iter().map(gossip).collect::<Result<_>>()?;
+    let (noise, stop) = (Mutex::new(noise), AtomicBool::new(false));
+    let mut dice = StdRng::seed_from_u64(ctx.dice.random());
+    let result = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                noise
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .volley(&tap, &targets, &mut dice);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let result = under_noise(ctx, &lab);
+        stop.store(true, Ordering::Relaxed);
+        result
+    });
+    result?;
+    let noise = noise.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (name, stranger) in
+        [("junk", &noise.junk), ("changed", &noise.changed), ("replayed", &noise.replayed)]
+    {
+        let (answers, bytes) = stranger.last_answers();
+        ctx.fact(&format!("{name}_datagrams"), stranger.datagrams);
+        ctx.fact(&format!("{name}_bytes"), stranger.sent);
+        ctx.fact(&format!("{name}_answered_bytes"), bytes);
+        ensure!(stranger.datagrams > 500, "only {} {name} datagrams were sent", stranger.datagrams);
+        // A replay of a first message is challenged, which takes knowledge of the key to answer. Nothing else is answered.
+        let allowed = if name == "replayed" { stranger.sent / 10 } else { 0 };
+        ensure!(bytes <= allowed, "{answers} answers of {bytes} bytes to {} bytes of {name}", stranger.sent);
+    }
+    let dropped: u64 = lab.hosts.iter().filter_map(Host::status).map(|s| s.gossip.dropped_unopened).sum();
+    ctx.fact("dropped_unopened", dropped);
+    ensure!(dropped > 1_000, "the hosts have counted only {dropped} dropped datagrams");
+    Ok(())
+}
+
+/// The group forms, loses a machine that replays cannot bring back, and takes it back when it really returns.
+fn under_noise(ctx: &mut Context, lab: &Lab) -> Result<()> {
+    let began = Instant::now();
+    ctx.formed(lab, &lab.hosts, 3, 120)?;
+    ctx.fact_seconds("formed_seconds", began);
+    let (dead, others) = (&lab.hosts[2], &lab.hosts[..2]);
+    let id = dead.status().unwrap_or_default().node.id;
+    let sees =
+        |host: &Host| host.status()?.peers.into_iter().find(|peer| peer.id == id).map(|peer| peer.live);
+    dead.power_cut()?;
+    for host in others {
+        ctx.until(&format!("{} notices the death", host.name), 30, || {
+            Ok((sees(host) == Some(false)).then_some(()))
+        })?;
+    }
+    let watched = Instant::now();
+    while watched.elapsed() < Duration::from_secs(8) {
+        for host in others {
+            ensure!(sees(host) == Some(false), "replays brought {} back to life on {}", dead.name, host.name);
+        }
+        std::thread::sleep(CLOSELY);
+    }
+    dead.start()?;
+    ctx.formed(lab, &lab.hosts, 3, 120)?;
+    Ok(())
+}
+
+/// Somebody on the path lets the small datagrams of one machine through and drops the large ones, which carry what it says.
+pub(super) fn selective_path(ctx: &mut Context) -> Result<()> {
+    let lab = ctx.lab(&ctx.spec(3, 3))?;
+    let deaf = [(1, 2), (1, 3)].map(|(from, to)| faults::Fault { from, to, kind: Kind::Large(300) });
+    lab.set_faults(&deaf)?;
+    lab.start(&lab.hosts)?;
+    let why = ctx.says(&lab.hosts[1], rules::WAITING, 60)?;
+    ctx.fact("line", format!("{}: {}", why.rule, why.detail));
+    let watched = Instant::now();
+    while watched.elapsed() < Duration::from_secs(8) {
+        let holder = lab.hosts.iter().find(|host| host.certificate().is_some());
+        ensure!(
+            holder.is_none(),
+            "{:?} holds a certificate: a vote was cast unheard",
+            holder.map(|h| &h.name)
+        );
+        std::thread::sleep(CLOSELY);
+    }
+    lab.heal()?;
+    let healed = Instant::now();
+    ctx.formed(&lab, &lab.hosts, 3, 90)?;
+    ctx.fact_seconds("formed_after_heal_seconds", healed);
+    Ok(())
+}
+
+/// Two groups of two machines on one segment, each given the addresses of all four.
+pub(super) fn two_groups(ctx: &mut Context) -> Result<()> {
+    let mut spec = ctx.spec(4, 1);
+    spec.conf.founders = Some(2);
+    let lab = Lab::create(&spec, &ctx.binaries, &ctx.rootfs)?;
+    ctx.lab = Some(lab.clone());
+    let (one, two) = lab.hosts.split_at(2);
+    let token = layer::token();
+    for host in two {
+        host.write_mode(conf::TOKEN_FILE, format!("{token}\n"), 0o600)?;
+    }
+    ctx.checker = Some(Checker::start(one));
+    let second = Checker::start(two);
+    lab.start(&lab.hosts)?;
+    let began = Instant::now();
+    for group in [one, two] {
+        ctx.formed(&lab, group, 1, 90)?;
+    }
+    ctx.fact_seconds("both_formed_seconds", began);
+    let (looks, violations) = second.finish();
+    ensure!(looks > 0 && violations.is_empty(), "invariant broken: {}", violations.join("; "));
+    let certificates = [ctx.certificate(one)?, ctx.certificate(two)?];
+    ensure!(certificates[0].identity() != certificates[1].identity(), "two tokens, and one cluster");
+    for (group, others) in [(one, two), (two, one)] {
+        let strangers: BTreeSet<_> = others.iter().map(|host| host.name.clone()).collect();
+        for host in group {
+            let status = host.status().unwrap_or_default();
+            let known = status.peers.iter().find(|peer| strangers.contains(&peer.name));
+            ensure!(known.is_none(), "{} knows {:?} of the other group", host.name, known.map(|p| &p.name));
+            ensure!(status.gossip.dropped_unopened > 0, "{} has not heard the other group at all", host.name);
+        }
+    }
+    Ok(())
+}
+
+/// A machine that is a copy of another one, identity and all, switched on beside it.
+pub(super) fn copied_disk(ctx: &mut Context) -> Result<()> {
+    let mut lab = ctx.up(3, 3)?;
+    ctx.formed(&lab, &lab.hosts, 3, 90)?;
+    let before = ctx.certificate(&lab.hosts)?;
+    // The copy is not watched: that it has the original's identity is the point.
+    let copy = lab.add_host(4, "node4")?;
+    ctx.lab = Some(lab.clone());
+    let original = lab.hosts[2].clone();
+    copy.clone_disk(&original)?;
+    copy.start()?;
+    let (who, why) = ctx.until("the copy or the original says that it is not alone", 60, || {
+        let found = [&copy, &original].into_iter().find_map(|host| {
+            let why = host.status()?.why.into_iter().find(|why| why.rule == rules::CLONED)?;
+            Some((host.name.clone(), why))
+        });
+        Ok(found)
+    })?;
+    ctx.fact("who", who);
+    ctx.fact("line", format!("{}: {}", why.rule, why.detail));
+    let watched = Instant::now();
+    while watched.elapsed() < Duration::from_secs(10) {
+        let serves = copy.status().is_some_and(|status| status.phase == "serving");
+        ensure!(!serves, "the copy serves beside the original");
+        std::thread::sleep(CLOSELY);
+    }
+    copy.power_off()?;
+    // Whatever the two said to each other, the cluster stands and is the same.
+    let members = lab.hosts[..3].to_vec();
+    ctx.formed(&lab, &members, 3, 90)?;
+    ensure!(ctx.certificate(&members)?.identity() == before.identity(), "the certificate changed");
+    Ok(())
+}
+
+/// After a formation no secret stands anywhere it must not; and the search finds what is planted.
+pub(super) fn secrets(ctx: &mut Context) -> Result<()> {
+    let lab = ctx.lab(&Spec { ..ctx.spec(4, 3) })?;
+    let tap = Tap::start(&lab.net(), GOSSIP)?;
+    lab.start(&lab.hosts)?;
+    ctx.formed(&lab, &lab.hosts, 3, 90)?;
+    let heard = tap.heard();
+    ensure!(heard.len() > 100, "only {} datagrams were heard", heard.len());
+    let mut report = Report::default();
+    for host in &lab.hosts {
+        let needles = scan::needles(host)?;
+        report.host(host, &needles)?;
+        report.wire(&heard, &needles);
+    }
+    ctx.fact("places", report.places);
+    ctx.fact("datagrams", heard.len());
+    ensure!(report.hits.is_empty(), "{}", report.hits.join("; "));
+    plant(ctx, &lab, &tap)
+}
+
+/// Puts the token where it must not be, in each kind of place, and searches again.
+fn plant(ctx: &mut Context, lab: &Lab, tap: &Tap) -> Result<()> {
+    let host = &lab.hosts[0];
+    let needles = scan::needles(host)?;
+    let token = String::from_utf8_lossy(&host.read(conf::TOKEN_FILE).unwrap_or_default()).trim().to_owned();
+    host.write("/var/lib/planted", &token)?;
+    host.write_mode("/root/planted", format!("[Service]\nEnvironment=PLANTED={token}\n"), 0o600)?;
+    host.shell(&format!(
+        "logger planted {token}; systemd-run --quiet --collect --unit=planted sh -c 'sleep 600; : {token}'; \
+         PLANTED={token} systemd-run --quiet --collect --unit=planted-env --setenv=PLANTED sleep 600"
+    ))?;
+    let say = format!("printf %s {token} | socat -u - UDP-SENDTO:{}:{GOSSIP}", host.address());
+    lab.hosts[1].shell(&say)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let mut report = Report::default();
+    report.host(host, &needles)?;
+    report.wire(&tap.heard(), &needles);
+    ctx.fact("planted_found", report.hits.len());
+    for place in ["/var/lib/planted", "cmdline", "environ", "journal", "datagram"] {
+        let found = report.hits.iter().any(|hit| hit.starts_with("the token") && hit.contains(place));
+        ensure!(found, "the token was planted and not found: {place}; found: {}", report.hits.join("; "));
+    }
+    ensure!(!report.hits.iter().any(|hit| hit.contains("/root/planted")), "a file of mode 600 is no hit");
+    Ok(())
+}
