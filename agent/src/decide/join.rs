@@ -9,7 +9,7 @@ use crate::core::{Known, Phase, Why};
 use crate::decide::{Binary, UnitSeen};
 use crate::founding::Certificate;
 use crate::gossip::{Role, WantedRole};
-use crate::ledger::Data;
+use crate::ledger::{Data, Record};
 
 pub(super) fn decide(seen: &Observed, settings: &Settings, certificate: &Certificate) -> Plan {
     match &seen.record.data {
@@ -45,7 +45,7 @@ fn provisional(seen: &Observed, certificate: &Certificate) -> Plan {
     }
     match &seen.k3s.disk_ca {
         Known::Yes(ca) if *ca == certificate.ca_hash => {
-            let mut next = seen.record.clone();
+            let mut next = Record::clone(&seen.record);
             next.data = Data::Member { role: Role::Server, cluster: certificate.cluster_id.clone() };
             let detail = "the provisional cluster of this node was chosen";
             commits(
@@ -64,7 +64,7 @@ fn provisional(seen: &Observed, certificate: &Certificate) -> Plan {
 }
 
 fn discard(seen: &Observed, reason: String) -> Plan {
-    let mut next = seen.record.clone();
+    let mut next = Record::clone(&seen.record);
     next.data = Data::Discarding { reason: reason.clone() };
     commits(
         Phase::Joining,
@@ -98,7 +98,7 @@ fn newcomer(seen: &Observed, settings: &Settings, certificate: &Certificate) -> 
     }
     match roles::choose(seen, settings, certificate) {
         Choice::Take(role, why) => {
-            let mut next = seen.record.clone();
+            let mut next = Record::clone(&seen.record);
             next.data = Data::Joining { role, cluster: certificate.cluster_id.clone() };
             commits(Phase::Joining, why, next)
         }
@@ -140,7 +140,7 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
         return plan;
     }
     if is_ready(seen, role) {
-        let mut next = seen.record.clone();
+        let mut next = Record::clone(&seen.record);
         next.data = Data::Member { role, cluster: certificate.cluster_id.clone() };
         next.served = true;
         return commits(
@@ -257,7 +257,7 @@ fn member(seen: &Observed, settings: &Settings, role: Role, certificate: &Certif
     }
     if is_ready(seen, role) {
         if !seen.record.served {
-            let mut next = seen.record.clone();
+            let mut next = Record::clone(&seen.record);
             next.served = true;
             return commits(
                 Phase::Joining,

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Real, lock};
@@ -71,9 +72,10 @@ impl Real {
                 fitness: self.host.class(),
             },
             annul: self.annulment_request(),
-            record,
+            record: Arc::new(record),
             host: self.host.seen(),
-            peers,
+            peers: Arc::new(peers),
+            shared: Arc::clone(&self.shared),
             watch,
             checks: self.checks.iter().map(|(address, (_, served))| (*address, served.clone())).collect(),
             members: match &self.members {
@@ -309,7 +311,8 @@ fn address_of(url: &str) -> Option<IpAddr> {
 }
 
 /// What the ledger says about a start, for the gate.
-pub(crate) fn gate_word(record: &Record) -> GateLedger {
+#[must_use]
+pub fn gate_word(record: &Record) -> GateLedger {
     let role = match &record.data {
         Data::Provisional { .. } => Some(K3sRole::Server),
         Data::Joining { role, .. } | Data::Member { role, .. } => match role {
