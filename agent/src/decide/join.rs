@@ -167,7 +167,10 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
     // cluster it starts again and asks nobody.
     let begun = seen.k3s.server_data.yes().is_some() && seen.k3s.configured_server.yes().is_some();
     if role == Role::Server && !running && begun && seen.k3s.disk_ca.yes().is_some() {
-        return acts(Phase::Joining, starting(seen, role), vec![Act::Start { role }], SOON);
+        let mut plan = acts(Phase::Joining, starting(seen, role), vec![Act::Start { role }], SOON);
+        // What k3s or the gate says stands first: a member that the cluster has removed waits for a person here.
+        plan.why.splice(0..0, seen.k3s.trouble.iter().cloned());
+        return plan;
     }
     // While no server can take anybody in, that is the fact that blocks, and not the order of those who wait.
     let ahead = roles::target(seen, certificate).and_then(|_| roles::ahead(seen, certificate));

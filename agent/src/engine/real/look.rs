@@ -326,7 +326,11 @@ pub fn gate_word(record: &Record) -> GateLedger {
         certificate: record.certificate.as_ref().map(|certificate| certificate.ca_hash.clone()),
         provisional_armed: matches!(record.data, Data::Provisional { .. }),
         member: matches!(record.data, Data::Member { .. }),
-        annulled: record.certificate.is_none() && record.annulment.is_some(),
+        // A provisional cluster beside an annulment is the next era's own: what the annulled era left is being discarded, in the
+        // same write that opened the era.
+        annulled: record.certificate.is_none()
+            && record.annulment.is_some()
+            && !matches!(record.data, Data::Provisional { .. }),
         role,
     }
 }
