@@ -195,6 +195,9 @@ impl World {
                     _ => serving = Some((record.era, cluster)),
                 }
             }
+            if record.data == Kept::None && machine.k3s.is_some() && !machine.disk.damaged {
+                broken = Some(format!("{} runs k3s without its ledger's word", machine.name));
+            }
             // Once a certificate is known, only its founder may still be configured to found.
             let other = record
                 .certificate
@@ -231,7 +234,8 @@ impl World {
             if serving && !clusters.contains(&data) {
                 clusters.push(data);
             }
-            if !serving && machine.k3s.is_some() && !self.truth.is_chosen(&self.etcds[data].ca) {
+            let parked = machine.phase == Some(muster::core::Phase::Parked);
+            if !serving && !parked && machine.k3s.is_some() && !self.truth.is_chosen(&self.etcds[data].ca) {
                 broken = Some(format!("{} still runs a cluster that was not chosen", machine.name));
             }
         }

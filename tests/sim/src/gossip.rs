@@ -5,6 +5,7 @@
 //! A claim arrives any number of times, late, early, through others or not at all; loss, delay, duplication, reordering and
 //! replay are all that.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ impl Said {
 /// What is known of one identity.
 #[derive(Debug, Clone)]
 pub struct Heard {
-    said: Arc<Said>,
+    said: Rc<Said>,
     /// The latest heartbeat, as the moment at which its owner made it.
     beat: Duration,
     /// When a heartbeat arrived that was later than the one before.
@@ -46,7 +47,7 @@ pub struct Ears {
     /// The view, as the agent gets it.
     pub view: Arc<PeerView>,
     /// Own claims since the process began.
-    pub said: Vec<Arc<Said>>,
+    pub said: Vec<Rc<Said>>,
     /// When it gossips next: with the interval, or earlier because there is news.
     pub next: Duration,
     round: Duration,
@@ -60,7 +61,7 @@ pub struct Packet {
     to: u8,
     /// When it arrives.
     pub at: Duration,
-    news: Vec<(Arc<Said>, Duration)>,
+    news: Vec<(Rc<Said>, Duration)>,
 }
 
 /// The interval of gossip.
@@ -95,13 +96,13 @@ impl World {
     pub fn say_claim(&mut self, number: u8, claim: Claim) {
         let now = self.now;
         let machine = self.machine(number);
-        let said = Arc::new(Said { owner: machine.disk.identity, claim });
+        let said = Rc::new(Said { owner: machine.disk.identity, claim });
         machine.counter = said.claim.counter;
         let ears = &mut machine.ears;
         if ears.said.len() >= REMEMBERED {
             ears.said.remove(0);
         }
-        ears.said.push(Arc::clone(&said));
+        ears.said.push(Rc::clone(&said));
         ears.hurry(now);
         if self.old.len() < KEPT {
             self.old.push(said);
@@ -153,6 +154,7 @@ impl World {
             let at = self.now + Duration::from_millis(1 + self.dice.below(weather.longest));
             let packet = Packet { to, at, news: self.news(from) };
             self.coverage.fault(if late { "gossip-delayed" } else { "gossip-duplicated" });
+            self.next_packet = self.next_packet.min(at);
             self.packets.push(packet);
         }
         if late {
@@ -162,10 +164,10 @@ impl World {
         true
     }
 
-    fn news(&self, from: u8) -> Vec<(Arc<Said>, Duration)> {
+    fn news(&self, from: u8) -> Vec<(Rc<Said>, Duration)> {
         let machine = &self.machines[usize::from(from) - 1];
-        let own = machine.ears.said.last().map(|said| (Arc::clone(said), self.now));
-        let others = machine.ears.heard.iter().flatten().map(|heard| (Arc::clone(&heard.said), heard.beat));
+        let own = machine.ears.said.last().map(|said| (Rc::clone(said), self.now));
+        let others = machine.ears.heard.iter().flatten().map(|heard| (Rc::clone(&heard.said), heard.beat));
         others.chain(own).collect()
     }
 
@@ -192,6 +194,9 @@ impl World {
     /// Delivers what is due.
     pub fn deliver(&mut self) {
         let now = self.now;
+        if self.next_packet > now {
+            return;
+        }
         let mut at = 0;
         while at < self.packets.len() {
             if self.packets[at].at > now {
@@ -211,6 +216,7 @@ impl World {
                 }
             }
         }
+        self.next_packet = self.packets.iter().map(|packet| packet.at).min().unwrap_or(Duration::MAX);
     }
 
     /// Some old claim of anybody reaches a machine, with a heartbeat of its time.
@@ -219,8 +225,9 @@ impl World {
             return;
         }
         let at = self.dice.below(self.old.len() as u64) as usize;
-        let packet = Packet { to, at: self.now, news: vec![(Arc::clone(&self.old[at]), Duration::ZERO)] };
+        let packet = Packet { to, at: self.now, news: vec![(Rc::clone(&self.old[at]), Duration::ZERO)] };
         self.packets.push(packet);
+        self.next_packet = self.now;
         self.deliver();
     }
 
@@ -267,7 +274,7 @@ impl Ears {
     fn hear(
         &mut self,
         own: u8,
-        said: &Arc<Said>,
+        said: &Rc<Said>,
         beat: Duration,
         now: Duration,
         parameters: &muster::founding::Shared,
@@ -289,7 +296,7 @@ impl Ears {
                     (known.beat, known.at, known.live) = (beat, now, true);
                 }
                 if newer {
-                    known.said = Arc::clone(said);
+                    known.said = Rc::clone(said);
                 }
                 if !newer && !revived {
                     return false;
@@ -302,7 +309,7 @@ impl Ears {
                 }
             }
             none => {
-                *none = Some(Heard { said: Arc::clone(said), beat, at: now, live: true });
+                *none = Some(Heard { said: Rc::clone(said), beat, at: now, live: true });
                 let claim = said.claim.clone();
                 let gossip_address = std::net::SocketAddr::new(claim.address, 7846);
                 let parameters = Some(parameters.values.clone());
@@ -315,9 +322,9 @@ impl Ears {
     }
 
     /// A claim of the own identity: said by this process, by an earlier one, or by a copy.
-    fn hear_own(&mut self, said: &Arc<Said>) -> bool {
+    fn hear_own(&mut self, said: &Rc<Said>) -> bool {
         // Each claim is published once: what was said here is this very one.
-        if self.said.iter().rev().any(|own| Arc::ptr_eq(own, said)) {
+        if self.said.iter().rev().any(|own| Rc::ptr_eq(own, said)) {
             return false;
         }
         let (generation, counter) = said.order();

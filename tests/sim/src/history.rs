@@ -128,6 +128,16 @@ pub fn run(script: Script) -> History {
             world.coverage.rest(if serving { "serving" } else { machine.rule() });
         }
     }
+    for number in 1..=world.machines.len() as u8 {
+        let machine = &world.machines[usize::from(number) - 1];
+        let (up, gone, phase, rule) = (machine.up, machine.gone, machine.phase, machine.rule().to_owned());
+        world.say(number, || match (gone, up, phase) {
+            (true, _, _) => "in the end: destroyed".to_owned(),
+            (_, false, _) => "in the end: off".to_owned(),
+            (_, _, None) => "in the end: without an agent".to_owned(),
+            (_, _, Some(phase)) => format!("in the end: {phase} {rule}"),
+        });
+    }
     let served = world.machines.iter().any(|machine| machine.record.certificate.is_some());
     History {
         seed: script.seed,

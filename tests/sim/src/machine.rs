@@ -122,6 +122,8 @@ pub struct Machine {
     pub copy: bool,
     /// When peace switches it on again.
     pub back: Duration,
+    /// Under [`crate::control::Control::PublishedFirst`]: what a power cut before a moment leaves on the disk.
+    pub unsynced: Option<(Duration, Arc<Record>)>,
     /// Its name.
     pub name: String,
     /// k3s, while it runs.

@@ -217,8 +217,11 @@ impl Door for One<'_> {
             return Err(Why::new("ledger-unwritable", cause, ""));
         }
         if self.world.control == Control::PublishedFirst {
-            let before = Arc::clone(&self.world.machine(number).disk.record);
-            self.world.unsynced = Some((number, before));
+            let now = self.world.now;
+            let machine = self.world.machine(number);
+            let before = machine.unsynced.take().filter(|(until, _)| now < *until).map(|(_, before)| before);
+            let before = before.unwrap_or_else(|| Arc::clone(&machine.disk.record));
+            machine.unsynced = Some((now + Duration::from_secs(5), before));
         }
         let record = Arc::new(record);
         let machine = self.world.machine(number);

@@ -1,5 +1,6 @@
 //! The group: virtual time, who reaches whom, machines that come and go, and the turn of each agent.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,8 +42,10 @@ pub struct World {
     pub weather: Weather,
     /// Datagrams on their way.
     pub packets: Vec<Packet>,
+    /// When the first of them arrives.
+    pub next_packet: Duration,
     /// Old claims, for replays.
-    pub old: Vec<Arc<Said>>,
+    pub old: Vec<Rc<Said>>,
     /// All etcd clusters that ever were.
     pub etcds: Vec<Etcd>,
     /// The number of the next etcd member.
@@ -53,8 +56,6 @@ pub struct World {
     pub has_copies: bool,
     /// What is broken on purpose.
     pub control: Control,
-    /// Under [`Control::PublishedFirst`]: what a power cut takes back.
-    pub unsynced: Option<(u8, Arc<Record>)>,
     /// Effects so far, over all machines.
     pub effects: u64,
     /// Crash at this effect.
@@ -84,13 +85,13 @@ impl World {
             cut: Vec::new(),
             weather: Weather::default(),
             packets: Vec::new(),
+            next_packet: Duration::MAX,
             old: Vec::new(),
             etcds: Vec::new(),
             next_member: 1,
             truth: Truth::default(),
             has_copies: false,
             control,
-            unsynced: None,
             effects: 0,
             crash_at: None,
             outage: Duration::ZERO,
@@ -125,6 +126,7 @@ impl World {
             voter: self.truth.new_voter(None),
             copy: false,
             back: Duration::ZERO,
+            unsynced: None,
             name: name(number),
             k3s: None,
             k3s_again: None,
@@ -243,8 +245,10 @@ impl World {
 
     /// Ends the agent, or cuts the power.
     pub fn stop(&mut self, number: u8, crash: Crash) {
+        let now = self.now;
         if crash == Crash::Power
-            && let Some((_, before)) = self.unsynced.take_if(|(who, _)| *who == number)
+            && let Some((until, before)) = self.machine(number).unsynced.take()
+            && now < until
         {
             self.machine(number).disk.record = before;
         }
@@ -317,9 +321,7 @@ impl World {
                 next = next.min(at);
             }
         }
-        for packet in &self.packets {
-            next = next.min(packet.at);
-        }
+        next = next.min(self.next_packet);
         if self.has_learners() {
             next = next.min(self.next_etcd);
         }
@@ -330,9 +332,7 @@ impl World {
     pub fn step(&mut self, to: Duration) {
         self.now = self.now.max(to);
         let now = self.now;
-        if !self.packets.is_empty() {
-            self.deliver();
-        }
+        self.deliver();
         if now >= self.next_etcd {
             self.etcd();
             self.next_etcd = now + Duration::from_millis(300);
@@ -379,8 +379,6 @@ impl World {
         if self.control.without_votes() {
             self.turn_without_votes(number);
         }
-        // What was written before this turn has reached the disk.
-        self.unsynced.take_if(|(who, _)| *who == number);
         let settings = Arc::clone(&self.settings[usize::from(number) - 1]);
         let mut one = One { world: self, number, crashed: false };
         let report = ready(tick(&mut one, &settings));
