@@ -151,7 +151,8 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
     }
     let unit = unit_of(seen, role);
     let running = matches!(unit, Known::Yes(UnitSeen::Active | UnitSeen::Starting));
-    if running && seen.k3s.trouble.is_empty() {
+    let left = running && is_left(seen, role, certificate);
+    if running && seen.k3s.trouble.is_empty() && !left {
         let mut plan = waits(Phase::Joining, starting(seen, role), SOON);
         if roles::target(seen, certificate).is_none() {
             plan.why.insert(0, no_server(seen, certificate));
@@ -190,13 +191,36 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
         plan.why.extend(seen.k3s.trouble.iter().cloned());
         return plan;
     };
+    // It was configured to join before and has no data: what it became then may still be a member under this name, and k3s joins
+    // no second one.
+    if role == Role::Server && !running && seen.k3s.configuration.yes().is_some() {
+        let ask = Act::AskMembers { address: server.address, ca: certificate.ca_hash.clone() };
+        match &seen.members {
+            Known::Yes(members) => {
+                if let Some(why) = roles::name_held(seen, members) {
+                    let mut plan = acts(Phase::Joining, why, vec![ask], WAITING);
+                    plan.why.extend(seen.k3s.trouble.iter().cloned());
+                    return plan;
+                }
+            }
+            Known::Absent | Known::Unknown(_) => {
+                let detail = format!("asking {} for the cluster's members", server.name);
+                let why = Why::new("asking-members", detail, "joins when its name is free");
+                let mut plan = acts(Phase::Joining, why, vec![ask], SOON);
+                plan.why.extend(seen.k3s.trouble.iter().cloned());
+                return plan;
+            }
+        }
+    }
     let check = Act::Check { address: server.address };
     let mut plan = match seen.checks.get(&server.address) {
         Some(Known::Yes(ca)) if *ca == certificate.ca_hash => {
             let wanted =
                 K3sWanted::InCluster { role, server: Some(server.address), ca: certificate.ca_hash.clone() };
             let mut steps = vec![Act::Configure { wanted }];
-            if !running {
+            if left {
+                steps.push(Act::Stop { role });
+            } else if !running {
                 steps.push(Act::Start { role });
             }
             acts(Phase::Joining, starting(seen, role), steps, SOON)
@@ -226,6 +250,16 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
     let said = std::mem::take(&mut plan.why);
     plan.why = seen.k3s.trouble.iter().cloned().chain(said).collect();
     plan
+}
+
+/// Whether k3s is on its way in through a server that is not one any more, while there is another: it would wait there for ever.
+fn is_left(seen: &Observed, role: Role, certificate: &Certificate) -> bool {
+    let data = if role == Role::Server { &seen.k3s.server_data } else { &seen.k3s.agent_data };
+    let Known::Yes(through) = &seen.k3s.configured_server else { return false };
+    let is_there = |peer: &crate::gossip::Peer| {
+        peer.live && peer.claim.address == *through && peer.claim.role == Role::Server
+    };
+    data.is_absent() && !seen.peers.peers.values().any(is_there) && roles::target(seen, certificate).is_some()
 }
 
 /// A member: keeps its configuration such that it can only ever join, keeps its unit enabled, and tells whether it serves.

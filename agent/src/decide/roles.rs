@@ -52,12 +52,8 @@ pub(super) fn choose(seen: &Observed, settings: &Settings, certificate: &Certifi
         return Choice::Take(Role::Agent, full(settings, servers().count()));
     }
     let Known::Yes(members) = &seen.members else { return Choice::Ask };
-    if let Some(member) = members.iter().find(|member| member.node == seen.node.name) {
-        let place =
-            member.address.map_or_else(|| "an unknown address".to_owned(), |address| address.to_string());
-        let detail = format!("a member named {} at {place} is still in the cluster", member.node);
-        let next = "a server removes it once its old identity is dead and its address is this one; then this node joins";
-        return Choice::Wait(Why::new("name-held", detail, next));
+    if let Some(why) = name_held(seen, members) {
+        return Choice::Wait(why);
     }
     if listed {
         return as_listed();
@@ -96,6 +92,16 @@ pub(super) fn choose(seen: &Observed, settings: &Settings, certificate: &Certifi
         return Choice::Take(Role::Server, Why::new("server-vacancy", detail, "joins as a server"));
     }
     Choice::Take(Role::Agent, full(settings, taken + better))
+}
+
+/// Why this node may not join yet, if a member of its name is still in the list.
+pub(super) fn name_held(seen: &Observed, members: &[MemberSeen]) -> Option<Why> {
+    let member = members.iter().find(|member| member.node == seen.node.name)?;
+    let place = member.address.map_or_else(|| "an unknown address".to_owned(), |address| address.to_string());
+    let detail = format!("a member named {} at {place} is still in the cluster", member.node);
+    let next =
+        "a server removes it once its old identity is dead and its address is this one; then this node joins";
+    Some(Why::new("name-held", detail, next))
 }
 
 fn full(settings: &Settings, taken: usize) -> Why {

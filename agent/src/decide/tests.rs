@@ -439,7 +439,11 @@ fn blinding_any_fact_never_adds_an_irreversible_step() {
         let acts = plan.acts.iter().filter(|act| {
             !matches!(
                 act,
-                Act::Check { .. } | Act::AskMembers { .. } | Act::Configure { .. } | Act::Enable { .. }
+                Act::Check { .. }
+                    | Act::AskMembers { .. }
+                    | Act::Configure { .. }
+                    | Act::Enable { .. }
+                    | Act::Stop { .. }
             )
         });
         let data = plan

@@ -120,7 +120,7 @@ fn rule_of(act: &Act) -> &'static str {
         Act::Check { .. } => "founder-unproven",
         Act::AskMembers { .. } => "members-unknown",
         Act::Configure { .. } => "k3s-configuration-failed",
-        Act::Start { .. } | Act::Enable { .. } => "k3s-start-failed",
+        Act::Start { .. } | Act::Stop { .. } | Act::Enable { .. } => "k3s-start-failed",
         Act::Discard { .. } => "discard-failed",
         Act::RemoveNode { .. } => "node-removal-refused",
     }

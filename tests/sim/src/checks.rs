@@ -91,7 +91,8 @@ impl World {
         let enough = votes[at].3.len() >= self.settings[0].founders;
         let certificate = &accepted.certificate;
         if enough && !self.truth.chosen.contains(certificate) {
-            let other = self.truth.chosen.iter().any(|c| c.era == era && c.cluster_id != certificate.cluster_id);
+            let other =
+                self.truth.chosen.iter().any(|c| c.era == era && c.cluster_id != certificate.cluster_id);
             let founder = certificate.founder_name.clone();
             self.truth.chosen.push(certificate.clone());
             self.say(0, || format!("chosen: the certificate of {founder}"));
@@ -242,7 +243,8 @@ impl World {
         if clusters.len() > 1 {
             broken = Some("two clusters serve at the end".to_owned());
         }
-        if let Some(machine) = self.machines.iter().find(|machine| machine.up && machine.rule() == "two-clusters")
+        if let Some(machine) =
+            self.machines.iter().find(|machine| machine.up && machine.rule() == "two-clusters")
         {
             broken = Some(format!("{} sees two clusters", machine.name));
         }

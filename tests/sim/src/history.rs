@@ -86,8 +86,7 @@ pub fn run(script: Script) -> History {
     let most = if script.control == Control::BeyondBound { 2 * founders + 1 } else { 2 * founders - 1 };
     let beyond = script.control == Control::BeyondBound;
     let machines = if beyond { most } else { founders + dice.below((most - founders + 1) as u64) as usize };
-    let group: Vec<Settings> =
-        (0..machines).map(|at| settings(at, founders, &mut dice)).collect();
+    let group: Vec<Settings> = (0..machines).map(|at| settings(at, founders, &mut dice)).collect();
     let mut world = World::new(script.seed, group, script.control, script.tell);
     world.say(0, || format!("{machines} machines, founders = {founders}"));
     let mut budget = Budget { identities: most - machines, disks: 0, machines: most + 1 };
@@ -217,7 +216,9 @@ fn peace(
             }
             if world.now > began + Duration::from_secs(60) {
                 let identities = &mut budget.identities;
-                world.mend(|| identities.checked_sub(1).map(|left| *identities = left).is_some());
+                world.mend(world.now > began + PATIENCE, || {
+                    identities.checked_sub(1).map(|left| *identities = left).is_some()
+                });
             }
             // Whoever was away returns to a group that went on, or waited.
             if away.is_some() && world.now > began + 2 * PATIENCE {

@@ -89,7 +89,9 @@ impl World {
         let token = match &machine.disk.token {
             None => Known::Absent,
             Some(Token::Password) => form(TokenForm::Short),
-            Some(Token::Pinned(ca, user)) => form(TokenForm::Full { ca: ca.clone(), user: (*user).to_owned() }),
+            Some(Token::Pinned(ca, user)) => {
+                form(TokenForm::Full { ca: ca.clone(), user: (*user).to_owned() })
+            }
         };
         let ledger = if machine.disk.damaged {
             Known::unknown("the ledger", "its content does not have its checksum")
@@ -127,7 +129,9 @@ impl World {
             self.find_removed(at as u8 + 1);
         }
         for cluster in 0..self.etcds.len() {
-            let Some(at) = self.etcds[cluster].members.iter().position(|member| member.learner) else { continue };
+            let Some(at) = self.etcds[cluster].members.iter().position(|member| member.learner) else {
+                continue;
+            };
             let Member { id: member, number, .. } = self.etcds[cluster].members[at];
             let own = self.machine(number).disk.data == Data::Server { cluster, member };
             let progress = own && self.member_up(number, cluster) && self.quorate(number, cluster);
@@ -203,7 +207,8 @@ impl World {
             (Data::Empty, Some(K3sWanted::InCluster { role, server: Some(server), ca })) => {
                 let wrong_date = self.machine(number).wrong_date;
                 let through = self.cluster_at(number, server).filter(|_| !wrong_date);
-                through.is_some_and(|cluster| self.etcds[cluster].ca == ca && self.join(number, role, cluster))
+                through
+                    .is_some_and(|cluster| self.etcds[cluster].ca == ca && self.join(number, role, cluster))
             }
             (Data::Empty, _) | (_, None) => false,
         };
@@ -230,9 +235,8 @@ impl World {
             return true;
         }
         let name = self.machine(number).name.clone();
-        let taken = |member: &Member| {
-            member.learner || self.machines[usize::from(member.number) - 1].name == name
-        };
+        let taken =
+            |member: &Member| member.learner || self.machines[usize::from(member.number) - 1].name == name;
         if role != Role::Server || self.etcds[cluster].members.iter().any(taken) {
             return false;
         }
@@ -258,9 +262,8 @@ impl World {
     pub fn remake_ca(&mut self, number: u8) -> bool {
         let Data::Server { cluster, .. } = self.machine(number).disk.data else { return false };
         let machine = &self.machines[usize::from(number) - 1];
-        let provisional = |record: &muster::ledger::Record| {
-            matches!(record.data, muster::ledger::Data::Provisional { .. })
-        };
+        let provisional =
+            |record: &muster::ledger::Record| matches!(record.data, muster::ledger::Data::Provisional { .. });
         let unused = self.etcds[cluster].members.len() == 1;
         if !unused || !provisional(&machine.disk.record) || !provisional(&machine.record) {
             return false;
@@ -323,7 +326,8 @@ impl World {
                 seen.disk_ca = Known::Yes(ca.clone());
                 let mut voter = false;
                 if let Some(k3s) = &machine.k3s {
-                    let listed = self.etcds[cluster].members.iter().find(|m| m.id == member && m.number == number);
+                    let listed =
+                        self.etcds[cluster].members.iter().find(|m| m.id == member && m.number == number);
                     voter = listed.is_some_and(|m| !m.learner)
                         && self.member_up(number, cluster)
                         && self.quorate(number, cluster);

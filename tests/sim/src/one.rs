@@ -114,8 +114,7 @@ impl One<'_> {
             return Outcome::AlreadySo;
         };
         let world = &*self.world;
-        let named =
-            |member: &crate::k3s::Member| world.machines[usize::from(member.number) - 1].name == gone;
+        let named = |member: &crate::k3s::Member| world.machines[usize::from(member.number) - 1].name == gone;
         let up = world.etcds[cluster].members.iter().any(|m| named(m) && world.member_up(m.number, cluster));
         if (seen_dead || !up) && world.quorate(number, cluster) {
             let kept: Vec<_> =
@@ -183,6 +182,7 @@ impl Door for One<'_> {
         let data = &machine.record.data;
         Known::Yes(match act {
             Act::Discard { .. } => matches!(data, Kept::Discarding { .. }),
+            Act::Stop { .. } => matches!(data, Kept::Joining { .. }),
             Act::Configure { wanted: K3sWanted::Provisional } => matches!(data, Kept::Provisional { .. }),
             Act::Start { .. } => !matches!(data, Kept::None | Kept::Discarding { .. }),
             Act::RemoveNode { name, address, .. } => *name != machine.name && *address != machine.address(),
@@ -282,6 +282,12 @@ impl Door for One<'_> {
             Act::Configure { wanted } => self.configure(wanted),
             Act::Start { .. } => {
                 self.world.start_k3s(number);
+                Outcome::Done
+            }
+            Act::Stop { .. } => {
+                let machine = self.world.machine(number);
+                machine.k3s = None;
+                machine.k3s_again = None;
                 Outcome::Done
             }
             Act::Enable { .. } => match self.refused(true) {

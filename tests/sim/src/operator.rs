@@ -21,9 +21,8 @@ impl World {
                 let machine = &self.machines[usize::from(member.number) - 1];
                 !machine.gone && machine.disk.data == Data::Server { cluster, member: member.id }
             });
-            let certified = |m: &Machine| {
-                m.disk.record.certificate.as_ref().is_some_and(|c| c.ca_hash == etcd.ca)
-            };
+            let certified =
+                |m: &Machine| m.disk.record.certificate.as_ref().is_some_and(|c| c.ca_hash == etcd.ca);
             self.machines.iter().any(|m| !m.gone && certified(m)) && 2 * kept.count() <= voters().count()
         })
     }
@@ -60,7 +59,7 @@ impl World {
     }
 
     /// Does what a machine asks a person for; `spare` says whether one more identity is within the bound.
-    pub fn mend(&mut self, mut spare: impl FnMut() -> bool) {
+    pub fn mend(&mut self, late: bool, mut spare: impl FnMut() -> bool) {
         for number in 1..=self.machines.len() as u8 {
             let machine = &self.machines[usize::from(number) - 1];
             if !machine.up {
@@ -87,6 +86,10 @@ impl World {
                     self.coverage.fault("mended-rename");
                     self.machine(number).name = crate::machine::name(number);
                 }
+                // The disk of a machine that is gone, in another one: its member answers at the old address only.
+                _ if copy && late && machine.phase != Some(Phase::Serving) => {
+                    self.make_new(number, &mut spare);
+                }
                 _ => {}
             }
         }
@@ -111,7 +114,12 @@ impl World {
     /// Whether every machine that is on serves, or is parked with a reason.
     pub fn at_rest(&self) -> bool {
         self.machines.iter().filter(|machine| machine.up).all(|machine| {
-            matches!(machine.phase, Some(Phase::Serving | Phase::Parked)) && !machine.why.is_empty()
+            match machine.phase {
+                // A step that failed is tried again: not yet at rest.
+                Some(Phase::Serving) => machine.rule() == "serving",
+                Some(Phase::Parked) => !machine.why.is_empty(),
+                _ => false,
+            }
         })
     }
 

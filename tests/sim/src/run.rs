@@ -107,5 +107,6 @@ pub fn run_all(count: usize, threads: usize, script: &(impl Fn(usize) -> Script 
 
 /// Time of the processor that this thread has taken.
 fn thread_time() -> Duration {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .map_or(Duration::ZERO, Duration::from)
 }

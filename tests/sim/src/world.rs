@@ -152,7 +152,16 @@ impl World {
         let record = Arc::new(Record::new(cluster));
         self.identities.push(identity(&self.dice.bytes()));
         let identity = u8::try_from(self.identities.len() - 1).unwrap_or(u8::MAX);
-        Disk { identity, record, damaged: false, data: Data::Empty, config: None, token: None, tombstone: false, enabled: false }
+        Disk {
+            identity,
+            record,
+            damaged: false,
+            data: Data::Empty,
+            config: None,
+            token: None,
+            tombstone: false,
+            enabled: false,
+        }
     }
 
     /// Adds a line to the story; number 0 is nobody.
