@@ -17,12 +17,15 @@ pub struct IdError {
     pub found: String,
 }
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 macro_rules! hex_id {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $len:literal) => {
         $(#[$doc])*
+        // The characters in place, not on the heap: an identity is cloned and compared far more often than it is printed.
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name([u8; $len]);
 
         impl $name {
             /// Length in characters.
@@ -34,19 +37,25 @@ macro_rules! hex_id {
             /// If the digest is shorter than the identity: digests here are SHA-256, 32 bytes.
             #[must_use]
             pub fn from_digest(digest: &[u8]) -> Self {
-                Self(hex::encode(&digest[..$len / 2]))
+                let mut text = [0; $len];
+                for (at, byte) in digest[..$len / 2].iter().enumerate() {
+                    text[2 * at] = DIGITS[usize::from(byte >> 4)];
+                    text[2 * at + 1] = DIGITS[usize::from(byte & 15)];
+                }
+                Self(text)
             }
 
             /// The text.
             #[must_use]
             pub fn as_str(&self) -> &str {
-                &self.0
+                // Made of hexadecimal digits alone, above and below.
+                std::str::from_utf8(&self.0).unwrap_or_default()
             }
 
             /// The first eight characters: enough for a person to tell nodes apart.
             #[must_use]
             pub fn short(&self) -> &str {
-                &self.0[..8]
+                &self.as_str()[..8]
             }
         }
 
@@ -60,7 +69,9 @@ macro_rules! hex_id {
                 if !text.bytes().all(hex) {
                     return Err(IdError { kind: $kind, wanted: $len, found: "other characters".into() });
                 }
-                Ok(Self(text))
+                let mut characters = [0; $len];
+                characters.copy_from_slice(text.as_bytes());
+                Ok(Self(characters))
             }
         }
 
@@ -73,13 +84,13 @@ macro_rules! hex_id {
 
         impl From<$name> for String {
             fn from(id: $name) -> String {
-                id.0
+                id.as_str().to_owned()
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
 

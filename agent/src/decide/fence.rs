@@ -5,7 +5,7 @@ use crate::config::Settings;
 use crate::core::{Phase, Why};
 use crate::founding::{Annulment, Certificate};
 use crate::gossip::{Claim, Role};
-use crate::ledger::Data;
+use crate::ledger::{Data, Record};
 
 /// Reasons under which nothing may happen here.
 pub(super) fn parked(seen: &Observed, settings: &Settings) -> Option<Plan> {
@@ -89,7 +89,7 @@ pub(super) fn settled_by_others(seen: &Observed) -> Option<Plan> {
                 "two clusters may exist: nothing is changed here; compare muster founding show on both sides";
             return Some(waits(Phase::Parked, Why::new("annulment-refused", detail, next), STEADY));
         }
-        let mut next = record.clone();
+        let mut next = Record::clone(record);
         next.open_next_era(annulment.clone());
         if next.data != Data::None {
             next.data = Data::Discarding {
@@ -127,7 +127,7 @@ fn claims_live(seen: &Observed) -> impl Iterator<Item = &Claim> {
 
 /// Stores a certificate: the end of founding for this node.
 pub(super) fn store(seen: &Observed, certificate: Certificate) -> Plan {
-    let mut next = seen.record.clone();
+    let mut next = Record::clone(&seen.record);
     let detail =
         format!("cluster {} founded by {}", certificate.cluster_id.short(), certificate.founder_name);
     if matches!(next.data, Data::Provisional { .. }) && certificate.founder != seen.node.id {
@@ -162,7 +162,7 @@ fn discarding(seen: &Observed, reason: &str) -> Plan {
     let why =
         |rule| Why::new(rule, reason.to_owned(), "k3s is stopped and its data moved aside, not deleted");
     if gone {
-        let mut next = seen.record.clone();
+        let mut next = Record::clone(&seen.record);
         next.data = Data::None;
         next.discarded = next.discarded.saturating_add(1);
         return commits(Phase::Joining, why("provisional-discarded"), next);

@@ -9,7 +9,7 @@ use crate::core::{Known, Phase, Why};
 use crate::decide::{Binary, UnitSeen};
 use crate::founding::Certificate;
 use crate::gossip::{Role, WantedRole};
-use crate::ledger::Data;
+use crate::ledger::{Data, Record};
 
 pub(super) fn decide(seen: &Observed, settings: &Settings, certificate: &Certificate) -> Plan {
     match &seen.record.data {
@@ -45,7 +45,7 @@ fn provisional(seen: &Observed, certificate: &Certificate) -> Plan {
     }
     match &seen.k3s.disk_ca {
         Known::Yes(ca) if *ca == certificate.ca_hash => {
-            let mut next = seen.record.clone();
+            let mut next = Record::clone(&seen.record);
             next.data = Data::Member { role: Role::Server, cluster: certificate.cluster_id.clone() };
             let detail = "the provisional cluster of this node was chosen";
             commits(
@@ -64,7 +64,7 @@ fn provisional(seen: &Observed, certificate: &Certificate) -> Plan {
 }
 
 fn discard(seen: &Observed, reason: String) -> Plan {
-    let mut next = seen.record.clone();
+    let mut next = Record::clone(&seen.record);
     next.data = Data::Discarding { reason: reason.clone() };
     commits(
         Phase::Joining,
@@ -98,7 +98,7 @@ fn newcomer(seen: &Observed, settings: &Settings, certificate: &Certificate) -> 
     }
     match roles::choose(seen, settings, certificate) {
         Choice::Take(role, why) => {
-            let mut next = seen.record.clone();
+            let mut next = Record::clone(&seen.record);
             next.data = Data::Joining { role, cluster: certificate.cluster_id.clone() };
             commits(Phase::Joining, why, next)
         }
@@ -140,7 +140,7 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
         return plan;
     }
     if is_ready(seen, role) {
-        let mut next = seen.record.clone();
+        let mut next = Record::clone(&seen.record);
         next.data = Data::Member { role, cluster: certificate.cluster_id.clone() };
         next.served = true;
         return commits(
@@ -151,7 +151,8 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
     }
     let unit = unit_of(seen, role);
     let running = matches!(unit, Known::Yes(UnitSeen::Active | UnitSeen::Starting));
-    if running && seen.k3s.trouble.is_empty() {
+    let left = running && is_left(seen, role, certificate);
+    if running && seen.k3s.trouble.is_empty() && !left {
         let mut plan = waits(Phase::Joining, starting(seen, role), SOON);
         if roles::target(seen, certificate).is_none() {
             plan.why.insert(0, no_server(seen, certificate));
@@ -167,7 +168,10 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
     // cluster it starts again and asks nobody.
     let begun = seen.k3s.server_data.yes().is_some() && seen.k3s.configured_server.yes().is_some();
     if role == Role::Server && !running && begun && seen.k3s.disk_ca.yes().is_some() {
-        return acts(Phase::Joining, starting(seen, role), vec![Act::Start { role }], SOON);
+        let mut plan = acts(Phase::Joining, starting(seen, role), vec![Act::Start { role }], SOON);
+        // What k3s or the gate says stands first: a member that the cluster has removed waits for a person here.
+        plan.why.splice(0..0, seen.k3s.trouble.iter().cloned());
+        return plan;
     }
     // While no server can take anybody in, that is the fact that blocks, and not the order of those who wait.
     let ahead = roles::target(seen, certificate).and_then(|_| roles::ahead(seen, certificate));
@@ -187,13 +191,36 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
         plan.why.extend(seen.k3s.trouble.iter().cloned());
         return plan;
     };
+    // It was configured to join before and has no data: what it became then may still be a member under this name, and k3s joins
+    // no second one.
+    if role == Role::Server && !running && seen.k3s.configuration.yes().is_some() {
+        let ask = Act::AskMembers { address: server.address, ca: certificate.ca_hash.clone() };
+        match &seen.members {
+            Known::Yes(members) => {
+                if let Some(why) = roles::name_held(seen, members) {
+                    let mut plan = acts(Phase::Joining, why, vec![ask], WAITING);
+                    plan.why.extend(seen.k3s.trouble.iter().cloned());
+                    return plan;
+                }
+            }
+            Known::Absent | Known::Unknown(_) => {
+                let detail = format!("asking {} for the cluster's members", server.name);
+                let why = Why::new("asking-members", detail, "joins when its name is free");
+                let mut plan = acts(Phase::Joining, why, vec![ask], SOON);
+                plan.why.extend(seen.k3s.trouble.iter().cloned());
+                return plan;
+            }
+        }
+    }
     let check = Act::Check { address: server.address };
     let mut plan = match seen.checks.get(&server.address) {
         Some(Known::Yes(ca)) if *ca == certificate.ca_hash => {
             let wanted =
                 K3sWanted::InCluster { role, server: Some(server.address), ca: certificate.ca_hash.clone() };
             let mut steps = vec![Act::Configure { wanted }];
-            if !running {
+            if left {
+                steps.push(Act::Stop { role });
+            } else if !running {
                 steps.push(Act::Start { role });
             }
             acts(Phase::Joining, starting(seen, role), steps, SOON)
@@ -223,6 +250,16 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
     let said = std::mem::take(&mut plan.why);
     plan.why = seen.k3s.trouble.iter().cloned().chain(said).collect();
     plan
+}
+
+/// Whether k3s is on its way in through a server that is not one any more, while there is another: it would wait there for ever.
+fn is_left(seen: &Observed, role: Role, certificate: &Certificate) -> bool {
+    let data = if role == Role::Server { &seen.k3s.server_data } else { &seen.k3s.agent_data };
+    let Known::Yes(through) = &seen.k3s.configured_server else { return false };
+    let is_there = |peer: &crate::gossip::Peer| {
+        peer.live && peer.claim.address == *through && peer.claim.role == Role::Server
+    };
+    data.is_absent() && !seen.peers.peers.values().any(is_there) && roles::target(seen, certificate).is_some()
 }
 
 /// A member: keeps its configuration such that it can only ever join, keeps its unit enabled, and tells whether it serves.
@@ -257,7 +294,7 @@ fn member(seen: &Observed, settings: &Settings, role: Role, certificate: &Certif
     }
     if is_ready(seen, role) {
         if !seen.record.served {
-            let mut next = seen.record.clone();
+            let mut next = Record::clone(&seen.record);
             next.served = true;
             return commits(
                 Phase::Joining,

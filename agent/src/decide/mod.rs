@@ -24,7 +24,7 @@ pub use plan::{Act, K3sWanted, Plan};
 
 use crate::config::Settings;
 use crate::core::{NodeId, Phase, Why};
-use crate::gossip::{Role, WantedRole};
+use crate::gossip::{Peer, Role, WantedRole};
 use crate::ledger::{Data, Record, Remembered};
 
 /// Looks again soon: something local is on its way and nothing will wake the agent when it arrives.
@@ -67,17 +67,24 @@ const REMEMBERED: usize = 64;
 /// Keeps the addresses of live peers in the ledger, with whatever is written anyway and once this node serves: a cold start
 /// then works when every seed is dead.
 fn remember(seen: &Observed, plan: &mut Plan) {
-    let live = seen.peers.peers.values().filter(|peer| peer.live).take(REMEMBERED);
-    let live: BTreeMap<NodeId, Remembered> = live
+    if plan.commit.is_none() && plan.phase != Phase::Serving {
+        return;
+    }
+    let live = || seen.peers.peers.values().filter(|peer| peer.live).take(REMEMBERED);
+    let known = &seen.record.peers;
+    let is_known = |peer: &Peer| {
+        let kept = known.get(&peer.claim.owner);
+        kept.is_some_and(|kept| kept.name == peer.claim.name && kept.address == peer.gossip_address)
+    };
+    if live().all(is_known) {
+        return;
+    }
+    let live: BTreeMap<NodeId, Remembered> = live()
         .map(|peer| {
             let claim = &peer.claim;
             (claim.owner.clone(), Remembered { name: claim.name.clone(), address: peer.gossip_address })
         })
         .collect();
-    let known = &seen.record.peers;
-    if live.iter().all(|(id, peer)| known.get(id) == Some(peer)) {
-        return;
-    }
     let mut peers = live;
     for (id, peer) in known {
         // A peer that came back under another identity has the same address: only the newer one is kept.
@@ -89,7 +96,7 @@ fn remember(seen: &Observed, plan: &mut Plan) {
     match &mut plan.commit {
         Some(record) => record.peers = peers,
         None if plan.phase == Phase::Serving => {
-            plan.commit = Some(Box::new(Record { peers, ..seen.record.clone() }));
+            plan.commit = Some(Box::new(Record { peers, ..Record::clone(&seen.record) }));
         }
         None => {}
     }

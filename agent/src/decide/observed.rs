@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::core::{CaHash, ClusterId, Known, NodeId, Why};
+use crate::founding::Shared;
 use crate::gossip::PeerView;
 use crate::ledger::Record;
 
@@ -18,13 +20,15 @@ pub struct Observed {
     /// This node.
     pub node: NodeFacts,
     /// The ledger, as it is on disk.
-    pub record: Record,
+    pub record: Arc<Record>,
     /// An operator's word that the certificate of an era will never serve.
     pub annul: Option<AnnulRequest>,
     /// The host's fitness.
     pub host: HostSeen,
     /// The others.
-    pub peers: PeerView,
+    pub peers: Arc<PeerView>,
+    /// What every node must share, as this node has it.
+    pub shared: Arc<Shared>,
     /// What the agent remembers of its own watching.
     pub watch: Watch,
     /// Addresses asked for `/cacerts` in the last seconds.

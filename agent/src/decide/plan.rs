@@ -68,6 +68,11 @@ pub enum Act {
         /// In this role.
         role: Role,
     },
+    /// Stop k3s on its way in, so that it starts with the configuration that was just written.
+    Stop {
+        /// In this role.
+        role: Role,
+    },
     /// Let k3s start at boot; its gate still asks the ledger.
     Enable {
         /// In this role.

@@ -36,22 +36,27 @@ pub(super) fn choose(seen: &Observed, settings: &Settings, certificate: &Certifi
         let detail = format!("no server may run here: {}", why.detail);
         return Choice::Take(Role::Agent, Why::new("host-unfit-for-server", detail, "joins as an agent"));
     }
-    if certificate.first_servers.contains(me) && certificate.founder != *me {
+    let listed = certificate.first_servers.contains(me) && certificate.founder != *me;
+    let as_listed = || {
         let detail = "named among the first servers on the certificate";
-        return Choice::Take(Role::Server, Why::new("first-server", detail, "joins as a server"));
+        Choice::Take(Role::Server, Why::new("first-server", detail, "joins as a server"))
+    };
+    // Where data were moved aside, the member that they were may still be in the cluster under this node's name, and k3s joins no
+    // second one of a name: the list is asked first.
+    if listed && seen.record.discarded == 0 {
+        return as_listed();
     }
     // While every first server is accounted for by its own word, the servers are full without asking anybody.
     let servers = || claims(seen).filter(|(claim, live)| *live && is_server(claim, certificate));
-    if servers().count() >= settings.servers {
+    if !listed && servers().count() >= settings.servers {
         return Choice::Take(Role::Agent, full(settings, servers().count()));
     }
     let Known::Yes(members) = &seen.members else { return Choice::Ask };
-    if let Some(member) = members.iter().find(|member| member.node == seen.node.name) {
-        let place =
-            member.address.map_or_else(|| "an unknown address".to_owned(), |address| address.to_string());
-        let detail = format!("a member named {} at {place} is still in the cluster", member.node);
-        let next = "a server removes it once its old identity is dead and its address is this one; then this node joins";
-        return Choice::Wait(Why::new("name-held", detail, next));
+    if let Some(why) = name_held(seen, members) {
+        return Choice::Wait(why);
+    }
+    if listed {
+        return as_listed();
     }
     // A first server that is live and not yet in the list has its place kept.
     let coming = claims(seen)
@@ -87,6 +92,16 @@ pub(super) fn choose(seen: &Observed, settings: &Settings, certificate: &Certifi
         return Choice::Take(Role::Server, Why::new("server-vacancy", detail, "joins as a server"));
     }
     Choice::Take(Role::Agent, full(settings, taken + better))
+}
+
+/// Why this node may not join yet, if a member of its name is still in the list.
+pub(super) fn name_held(seen: &Observed, members: &[MemberSeen]) -> Option<Why> {
+    let member = members.iter().find(|member| member.node == seen.node.name)?;
+    let place = member.address.map_or_else(|| "an unknown address".to_owned(), |address| address.to_string());
+    let detail = format!("a member named {} at {place} is still in the cluster", member.node);
+    let next =
+        "a server removes it once its old identity is dead and its address is this one; then this node joins";
+    Some(Why::new("name-held", detail, next))
 }
 
 fn full(settings: &Settings, taken: usize) -> Why {

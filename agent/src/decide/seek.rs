@@ -10,7 +10,7 @@ use crate::core::{CaHash, Known, Phase, Why};
 use crate::decide::{Binary, K3sWanted, UnitSeen};
 use crate::founding::{self, LiveCheck, Move, Other, Own, Proposal, Terms};
 use crate::gossip::{Role, WantedRole};
-use crate::ledger::Data;
+use crate::ledger::{Data, Record};
 
 /// Peers with other parameters that are named at most: one line must stay one.
 const MOST_NAMED: usize = 4;
@@ -64,10 +64,9 @@ fn fenced(seen: &Observed, settings: &Settings) -> Option<(Phase, Why)> {
         return Some((Phase::Seeking, Why::new("no-peer-answers", detail, next)));
     }
     let live = || seen.peers.peers.values().filter(|peer| peer.live);
-    let mine = settings.parameters();
-    let hash = mine.hash();
+    let mine = &seen.shared.values;
     let differing: Vec<String> = live()
-        .filter(|peer| peer.claim.wants != WantedRole::Agent && peer.claim.parameters != hash)
+        .filter(|peer| peer.claim.wants != WantedRole::Agent && peer.claim.parameters != seen.shared.hash)
         .take(MOST_NAMED)
         .map(|peer| match peer.parameters.as_ref().and_then(|theirs| mine.first_difference(theirs)) {
             Some((key, here, there)) => format!("{key} is {here} here and {there} on {}", peer.claim.name),
@@ -155,12 +154,15 @@ fn judged(seen: &Observed, settings: &Settings) -> Plan {
     // The protocol speaks of identities; people know their machines by name.
     for peer in seen.peers.peers.values() {
         for why in &mut plan.why {
-            why.detail = why.detail.replace(peer.claim.owner.short(), &peer.claim.name);
+            let short = peer.claim.owner.short();
+            if why.detail.contains(short) {
+                why.detail = why.detail.replace(short, &peer.claim.name);
+            }
         }
     }
     let record = &seen.record;
     for step in judgement.moves {
-        let mut next = record.clone();
+        let mut next = Record::clone(record);
         match step {
             Move::Check(address) => {
                 plan.acts.push(Act::Check { address });
@@ -253,7 +255,7 @@ fn terms(seen: &Observed, settings: &Settings) -> Terms {
     Terms {
         founders: settings.founders,
         servers: settings.servers,
-        parameters: settings.parameters().hash(),
+        parameters: seen.shared.hash.clone(),
         fitness: seen.node.fitness,
         settled_for: seen.now.saturating_sub(seen.watch.settled_since),
         settle: Duration::from_millis(settings.timing.settle_ms),

@@ -55,10 +55,11 @@ fn alone(settings: &Settings) -> Observed {
             counter: 5,
             fitness: 2,
         },
-        record: Record::new(&settings.cluster),
+        record: Record::new(&settings.cluster).into(),
         annul: None,
         host: HostSeen { prepared: true, ..HostSeen::default() },
-        peers: PeerView::default(),
+        peers: PeerView::default().into(),
+        shared: std::sync::Arc::new(settings.parameters().into()),
         watch: Watch {
             started: Duration::from_secs(40),
             settled_since: Duration::from_secs(40),
@@ -69,6 +70,14 @@ fn alone(settings: &Settings) -> Observed {
         api: BTreeMap::new(),
         k3s: quiet(),
     }
+}
+
+fn record(seen: &mut Observed) -> &mut Record {
+    std::sync::Arc::make_mut(&mut seen.record)
+}
+
+fn view(seen: &mut Observed) -> &mut PeerView {
+    std::sync::Arc::make_mut(&mut seen.peers)
 }
 
 fn claim(n: u8, settings: &Settings) -> Claim {
@@ -100,8 +109,9 @@ fn claim(n: u8, settings: &Settings) -> Claim {
 fn hears(seen: &mut Observed, claim: Claim, settings: &Settings) {
     let gossip_address = std::net::SocketAddr::new(claim.address, 7846);
     let peer = Peer { parameters: Some(settings.parameters()), live: true, gossip_address, claim };
-    seen.record.heard.extend([peer.claim.owner.clone(), seen.node.id.clone()]);
-    seen.peers.peers.insert(peer.claim.owner.clone(), peer);
+    let me = seen.node.id.clone();
+    record(seen).heard.extend([peer.claim.owner.clone(), me]);
+    view(seen).peers.insert(peer.claim.owner.clone(), peer);
 }
 
 fn server(n: u8, certificate: &Certificate, settings: &Settings) -> Claim {
@@ -143,17 +153,17 @@ fn without_a_certificate_each_obstacle_has_its_name() {
             hears(seen, claim(2, ours), ours);
             seen.k3s.server_data = Known::unknown("data", "I/O error");
         }),
-        ("cluster-renamed", Phase::Parked, |seen, _, _| seen.record.cluster = "old".into()),
+        ("cluster-renamed", Phase::Parked, |seen, _, _| record(seen).cluster = "old".into()),
         ("identity-cloned", Phase::Parked, |seen, _, _| {
-            seen.peers.echo = Some(Echo { generation: 2, counter: 0 })
+            view(seen).echo = Some(Echo { generation: 2, counter: 0 })
         }),
-        ("identity-cloned", Phase::Parked, |seen, _, _| seen.peers.twin = true),
+        ("identity-cloned", Phase::Parked, |seen, _, _| view(seen).twin = true),
         ("duplicate-name", Phase::Parked, |seen, ours, _| {
             hears(seen, Claim { name: "node1".into(), ..claim(2, ours) }, ours);
         }),
         ("certificate-lost", Phase::Parked, |seen, ours, _| {
             hears(seen, claim(2, ours), ours);
-            seen.record.ever_certified = true;
+            record(seen).ever_certified = true;
         }),
         ("api-answers", Phase::Seeking, |seen, ours, _| {
             hears(seen, claim(2, ours), ours);
@@ -192,7 +202,7 @@ fn one_founder_among_many_machines_is_refused() {
     assert_eq!(rule(&decide(&alone(&one), &one)), "one-founder-many-machines");
     let told = settings(&[("MUSTER_SERVERS", "1"), ("MUSTER_ROLE", "server")]);
     let mut seen = alone(&told);
-    seen.record.heard.insert(id(1));
+    record(&mut seen).heard.insert(id(1));
     assert_eq!(rule(&decide(&seen, &told)), "nominating");
     hears(&mut seen, claim(2, &told), &told);
     assert_eq!(rule(&decide(&seen, &told)), "too-many-founders");
@@ -204,7 +214,7 @@ fn a_certificate_in_gossip_is_stored_and_ends_every_founding() {
     let mut seen = alone(&ours);
     let born = certificate(2);
     hears(&mut seen, server(2, &born, &ours), &ours);
-    seen.record.data = Data::Provisional { ballot: ballot(1, 1) };
+    record(&mut seen).data = Data::Provisional { ballot: ballot(1, 1) };
     let plan = decide(&seen, &ours);
     assert_eq!(rule(&plan), "certificate-stored");
     let next = plan.commit.unwrap();
@@ -233,8 +243,8 @@ fn certified(ours: &Settings) -> (Observed, Certificate) {
     let mut seen = alone(ours);
     let born = Certificate { first_servers: vec![id(2), id(1), id(3)], ..certificate(2) };
     hears(&mut seen, server(2, &born, ours), ours);
-    seen.record.certificate = Some(born.clone());
-    seen.record.ever_certified = true;
+    record(&mut seen).certificate = Some(born.clone());
+    record(&mut seen).ever_certified = true;
     (seen, born)
 }
 
@@ -242,7 +252,7 @@ fn certified(ours: &Settings) -> (Observed, Certificate) {
 fn nothing_is_joined_before_its_ca_was_seen() {
     let ours = settings(&[]);
     let (mut seen, born) = certified(&ours);
-    seen.record.data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
+    record(&mut seen).data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
     let plan = decide(&seen, &ours);
     assert_eq!(plan.acts, [Act::Check { address: address(2) }]);
     seen.checks.insert(address(2), Known::Yes(CaHash::from_digest(&[77; 32])));
@@ -260,7 +270,7 @@ fn servers_join_one_at_a_time_in_the_order_of_the_certificate() {
     let (mut seen, born) = certified(&ours);
     seen.node.id = id(3);
     seen.node.name = "node3".into();
-    seen.record.data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
+    record(&mut seen).data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
     seen.checks.insert(address(2), Known::Yes(born.ca_hash.clone()));
     hears(&mut seen, Claim { certificate: Some(born.clone()), ..claim(1, &ours) }, &ours);
     assert_eq!(rule(&decide(&seen, &ours)), "joins-serialised");
@@ -272,11 +282,11 @@ fn servers_join_one_at_a_time_in_the_order_of_the_certificate() {
 fn a_silent_founder_is_waited_for_by_name() {
     let ours = settings(&[]);
     let (mut seen, born) = certified(&ours);
-    for peer in seen.peers.peers.values_mut() {
+    for peer in view(&mut seen).peers.values_mut() {
         peer.live = false;
     }
     for running in [UnitSeen::Inactive, UnitSeen::Starting] {
-        seen.record.data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
+        record(&mut seen).data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
         seen.k3s.server_unit = Known::Yes(running);
         let plan = decide(&seen, &ours);
         assert_eq!(rule(&plan), "founder-silent");
@@ -288,7 +298,7 @@ fn a_silent_founder_is_waited_for_by_name() {
 fn an_armed_configuration_without_data_is_discarded_all_the_same() {
     let ours = settings(&[]);
     let (mut seen, _) = certified(&ours);
-    seen.record.data = Data::Discarding { reason: "not chosen".into() };
+    record(&mut seen).data = Data::Discarding { reason: "not chosen".into() };
     seen.k3s.configuration = Known::Yes(());
     let plan = decide(&seen, &ours);
     assert!(plan.commit.is_none() && plan.acts == [Act::Discard { number: 1 }], "{plan:?}");
@@ -300,11 +310,11 @@ fn an_armed_configuration_without_data_is_discarded_all_the_same() {
 fn a_learner_that_became_the_second_voter_starts_again_though_the_first_waits_for_it() {
     let ours = settings(&[]);
     let (mut seen, born) = certified(&ours);
-    seen.record.data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
+    record(&mut seen).data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
     seen.k3s.server_data = Known::Yes(());
     seen.k3s.disk_ca = Known::Yes(born.ca_hash.clone());
     seen.k3s.configured_server = Known::Yes(address(2));
-    let founder = &mut seen.peers.peers.get_mut(&id(2)).unwrap().claim;
+    let founder = &mut view(&mut seen).peers.get_mut(&id(2)).unwrap().claim;
     (founder.voter, founder.api, founder.phase) = (Some(false), Some(false), Phase::Degraded);
     assert!(decide(&seen, &ours).acts.contains(&Act::Start { role: Role::Server }));
     seen.k3s.disk_ca = Known::Yes(CaHash::from_digest(&[77; 32]));
@@ -315,7 +325,7 @@ fn a_learner_that_became_the_second_voter_starts_again_though_the_first_waits_fo
 fn a_member_whose_data_is_gone_never_starts_on_an_empty_disk() {
     let ours = settings(&[]);
     let (mut seen, born) = certified(&ours);
-    seen.record.data = Data::Member { role: Role::Server, cluster: born.cluster_id };
+    record(&mut seen).data = Data::Member { role: Role::Server, cluster: born.cluster_id };
     let plan = decide(&seen, &ours);
     assert!(matches!(plan.commit.unwrap().data, Data::Discarding { .. }));
     assert!(plan.acts.is_empty());
@@ -326,13 +336,13 @@ fn an_annulment_opens_the_next_era_except_where_its_cluster_is_in_use() {
     let ours = settings(&[]);
     let (mut seen, born) = certified(&ours);
     let annulment = Annulment { era: 1, cluster_id: None, by: id(2), reason: "burnt".into() };
-    seen.peers.peers.get_mut(&id(2)).unwrap().claim =
+    view(&mut seen).peers.get_mut(&id(2)).unwrap().claim =
         Claim { annulment: Some(annulment.clone()), era: 2, ..claim(2, &ours) };
     let plan = decide(&seen, &ours);
     let next = plan.commit.unwrap();
     assert_eq!((next.era, &next.certificate, &next.annulment), (2, &None, &Some(annulment)));
 
-    seen.record.data = Data::Member { role: Role::Server, cluster: born.cluster_id };
+    record(&mut seen).data = Data::Member { role: Role::Server, cluster: born.cluster_id };
     let plan = decide(&seen, &ours);
     assert_eq!((rule(&plan), plan.phase, &plan.commit), ("annulment-refused", Phase::Parked, &None));
 }
@@ -350,8 +360,8 @@ fn an_operator_cannot_annul_a_cluster_that_serves() {
 fn a_reimaged_machine_is_let_in_only_when_its_old_self_is_dead_and_quorum_stays() {
     let ours = settings(&[]);
     let (mut seen, born) = certified(&ours);
-    seen.record.data = Data::Member { role: Role::Server, cluster: born.cluster_id.clone() };
-    seen.record.served = true;
+    record(&mut seen).data = Data::Member { role: Role::Server, cluster: born.cluster_id.clone() };
+    record(&mut seen).served = true;
     seen.k3s.server_data = Known::Yes(());
     seen.k3s.server_unit = Known::Yes(UnitSeen::Active);
     for fact in [&mut seen.k3s.voter, &mut seen.k3s.api, &mut seen.k3s.ready] {
@@ -372,12 +382,12 @@ fn a_reimaged_machine_is_let_in_only_when_its_old_self_is_dead_and_quorum_stays(
             _ => None,
         })
     };
-    seen.peers.peers.get_mut(&id(3)).unwrap().live = false;
+    view(&mut seen).peers.get_mut(&id(3)).unwrap().live = false;
     assert_eq!(evidence(&seen), Some(true));
-    seen.peers.peers.get_mut(&id(2)).unwrap().live = false;
+    view(&mut seen).peers.get_mut(&id(2)).unwrap().live = false;
     assert!(!removes(&seen), "one live voter of three is no majority");
-    seen.peers.peers.get_mut(&id(2)).unwrap().live = true;
-    seen.peers.peers.get_mut(&id(3)).unwrap().claim.address = address(33);
+    view(&mut seen).peers.get_mut(&id(2)).unwrap().live = true;
+    view(&mut seen).peers.get_mut(&id(3)).unwrap().claim.address = address(33);
     assert_eq!(evidence(&seen), Some(false), "another address is no proof: Kubernetes is asked");
 }
 
@@ -404,14 +414,14 @@ fn removal_arithmetic() {
 fn blinding_any_fact_never_adds_an_irreversible_step() {
     let ours = settings(&[]);
     let (mut joining, born) = certified(&ours);
-    joining.record.data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
+    record(&mut joining).data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
     joining.checks.insert(address(2), Known::Yes(born.ca_hash.clone()));
     let mut nominee = alone(&ours);
     for n in [2, 3] {
         hears(&mut nominee, claim(n, &ours), &ours);
     }
     let (mut member, _) = certified(&ours);
-    member.record.data = Data::Member { role: Role::Server, cluster: born.cluster_id };
+    record(&mut member).data = Data::Member { role: Role::Server, cluster: born.cluster_id };
     member.k3s.server_data = Known::Yes(());
     type Blind = fn(&mut Observed);
     let blinds: &[Blind] = &[
@@ -429,7 +439,11 @@ fn blinding_any_fact_never_adds_an_irreversible_step() {
         let acts = plan.acts.iter().filter(|act| {
             !matches!(
                 act,
-                Act::Check { .. } | Act::AskMembers { .. } | Act::Configure { .. } | Act::Enable { .. }
+                Act::Check { .. }
+                    | Act::AskMembers { .. }
+                    | Act::Configure { .. }
+                    | Act::Enable { .. }
+                    | Act::Stop { .. }
             )
         });
         let data = plan

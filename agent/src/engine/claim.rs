@@ -1,9 +1,11 @@
 //! What this node says of itself: built from the record on disk and the plan in force.
 
+use std::sync::Arc;
+
 use crate::config::Settings;
 use crate::core::{Known, Phase};
 use crate::decide::{Observed, Plan};
-use crate::founding::Parameters;
+use crate::founding::Shared;
 use crate::gossip::{Claim, Fitness, Role};
 use crate::ledger::{Data, Record};
 
@@ -13,14 +15,13 @@ pub struct ClaimInput {
     /// The claim; generation and counter are those of the last one.
     pub claim: Claim,
     /// The parameters by name.
-    pub parameters: Parameters,
+    pub shared: Arc<Shared>,
 }
 
 impl ClaimInput {
     /// Builds it. `record` is what is on disk now.
     #[must_use]
     pub fn new(seen: &Observed, settings: &Settings, plan: &Plan, record: &Record) -> Self {
-        let parameters = settings.parameters();
         let fact = |known: &Known<bool>| known.yes().copied();
         let role = match &record.data {
             Data::Joining { role, .. } | Data::Member { role, .. } => *role,
@@ -40,7 +41,7 @@ impl ClaimInput {
             wants: settings.role,
             eligible: plan.eligible,
             fitness: Fitness { class: seen.node.fitness },
-            parameters: parameters.hash(),
+            parameters: seen.shared.hash.clone(),
             era: record.era,
             register: (!certified).then(|| record.register.clone()),
             proposal: record.proposal.clone().filter(|_| !certified),
@@ -53,7 +54,7 @@ impl ClaimInput {
             ready: fact(&seen.k3s.ready).filter(|_| in_cluster),
             why: blocking(plan),
         };
-        Self { claim, parameters }
+        Self { claim, shared: Arc::clone(&seen.shared) }
     }
 }
 

@@ -10,6 +10,7 @@ mod watch;
 use std::time::Duration;
 
 pub use claim::ClaimInput;
+pub use real::look::gate_word;
 pub use watch::Watcher;
 
 use crate::config::Settings;
@@ -67,14 +68,10 @@ pub struct Report {
 pub async fn tick<W: World>(world: &mut W, settings: &Settings) -> Report {
     let seen = world.observe().await;
     let mut plan = decide(&seen, settings);
-    let mut record = seen.record.clone();
     let mut done = Vec::new();
     if let Some(next) = plan.commit.take() {
         match world.commit((*next).clone()).await {
-            Ok(()) => {
-                record = (*next).clone();
-                plan.commit = Some(next);
-            }
+            Ok(()) => plan.commit = Some(next),
             Err(why) => {
                 plan.why.insert(0, why);
                 plan.acts.clear();
@@ -82,7 +79,9 @@ pub async fn tick<W: World>(world: &mut W, settings: &Settings) -> Report {
             }
         }
     }
-    world.publish(ClaimInput::new(&seen, settings, &plan, &record)).await;
+    let record = plan.commit.as_deref().unwrap_or(&seen.record);
+    let input = ClaimInput::new(&seen, settings, &plan, record);
+    world.publish(input).await;
     for act in std::mem::take(&mut plan.acts) {
         let outcome = match world.holds(&act, &seen).await {
             Known::Yes(true) => world.perform(act.clone()).await,
@@ -121,7 +120,7 @@ fn rule_of(act: &Act) -> &'static str {
         Act::Check { .. } => "founder-unproven",
         Act::AskMembers { .. } => "members-unknown",
         Act::Configure { .. } => "k3s-configuration-failed",
-        Act::Start { .. } | Act::Enable { .. } => "k3s-start-failed",
+        Act::Start { .. } | Act::Stop { .. } | Act::Enable { .. } => "k3s-start-failed",
         Act::Discard { .. } => "discard-failed",
         Act::RemoveNode { .. } => "node-removal-refused",
     }

@@ -103,6 +103,21 @@ impl Parameters {
     }
 }
 
+/// The parameters of one node with their hash: made once, for the settings of a run do not change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared {
+    /// By configuration key.
+    pub values: Parameters,
+    /// Their hash.
+    pub hash: ParametersHash,
+}
+
+impl From<Parameters> for Shared {
+    fn from(values: Parameters) -> Self {
+        Self { hash: values.hash(), values }
+    }
+}
+
 /// An operator's word, or authoritative evidence, that the certificate of an era will never serve: it opens the next era.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

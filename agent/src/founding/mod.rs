@@ -17,6 +17,6 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use ballot::{Accepted, Annulment, Ballot, Certificate, Parameters, Proposal, Register};
+pub use ballot::{Accepted, Annulment, Ballot, Certificate, Parameters, Proposal, Register, Shared};
 pub use rule::judge;
 pub use terms::{Judgement, LiveCheck, Move, Other, Own, Terms};

@@ -45,7 +45,7 @@ pub(crate) fn plain_key(key: &str) -> &str {
 
 /// The few keys of a configuration file that matter here, and a digest of the text. The text itself is not kept: an
 /// operator's own keys may be secrets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ConfigFile {
     /// SHA-256 of the text.
     pub digest: String,

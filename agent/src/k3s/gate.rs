@@ -168,6 +168,11 @@ fn server(config: &ConfigFile, facts: &GateFacts, wal: bool, tombstone: bool) ->
             "muster moves the data aside and takes part in the next founding",
         );
     }
+    if ledger.certificate.is_some() && ledger.role.is_none() {
+        // A copied disk under an identity of its own, or data that is being moved aside: the certificate alone is no word.
+        let detail = "the ledger has taken no role in the cluster";
+        return refuse("gate-no-word", detail, MUSTER_WRITES);
+    }
     match (&ledger.certificate, wal) {
         (Some(ca), true) => member(ca, ledger, facts),
         (Some(ca), false) => joining(ca, config, facts),
@@ -315,6 +320,10 @@ fn agent(config: &ConfigFile, facts: &GateFacts) -> Result<(), Why> {
     };
     if ledger.role == Some(K3sRole::Server) {
         return refuse("gate-other-role", "the ledger says that this node is a server", MUSTER_WRITES);
+    }
+    if ledger.role.is_none() {
+        let detail = "the ledger has taken no role in the cluster";
+        return refuse("gate-no-word", detail, MUSTER_WRITES);
     }
     match &ledger.certificate {
         Some(_) if ledger.annulled => refuse(

@@ -1,15 +1,21 @@
 //! One machine's door to the simulated world: the same trait that the real world implements.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use muster::core::{ClusterId, Known, Why};
-use muster::decide::{Act, Binary, HostSeen, K3sSeen, K3sWanted, MemberSeen, Observed, UnitSeen};
+use muster::decide::{Act, HostSeen, K3sWanted, NodeFacts, Observed};
 use muster::engine::{ClaimInput, Outcome, Report, World as Door};
-use muster::ledger::{Data, Record};
+use muster::gossip::Role;
+use muster::ledger::{Data as Kept, Record};
 
-use crate::machine::{Disk, name};
+use crate::control::Control;
+use crate::machine::{Data, Token, Writes};
 use crate::world::World;
+
+/// Answers of other machines count this long.
+const RECENT: Duration = Duration::from_secs(5);
 
 /// The door of one machine.
 pub struct One<'a> {
@@ -17,75 +23,151 @@ pub struct One<'a> {
     pub world: &'a mut World,
     /// Which machine.
     pub number: u8,
-    /// Set when the machine lost power in the middle of a tick.
+    /// Set when the agent ended in the middle of a tick.
     pub crashed: bool,
 }
 
 impl One<'_> {
-    /// Counts an effect; true when the machine has just lost power, so that nothing more happens.
+    /// Counts an effect, after which everything must hold; true when the agent has just ended, so that nothing more happens.
     fn effect(&mut self) -> bool {
-        if self.crashed {
-            return true;
+        if !self.crashed {
+            self.world.check_invariants();
+            self.crashed = self.world.crash_is_due(self.number);
+        }
+        self.crashed
+    }
+
+    fn refused(&self, changes_files: bool) -> Option<Outcome> {
+        let machine = &self.world.machines[usize::from(self.number) - 1];
+        let cause = match machine.writes {
+            Writes::Succeed => return None,
+            Writes::Full if changes_files => "no space left on device",
+            Writes::Full => return None,
+            Writes::ReadOnly => "read-only file system",
+            Writes::Fail | Writes::FailLate => "input/output error",
+        };
+        Some(Outcome::Failed(cause.to_owned()))
+    }
+
+    fn configure(&mut self, wanted: K3sWanted) -> Outcome {
+        let agent_alone = matches!(&wanted, K3sWanted::InCluster { role: Role::Agent, server: None, .. });
+        let armed = self.world.control == Control::NoDisarm
+            && self.world.machine(self.number).disk.config == Some(K3sWanted::Provisional)
+            && wanted != K3sWanted::Provisional;
+        // An agent keeps its file while no server is known.
+        if agent_alone || armed {
+            return Outcome::AlreadySo;
+        }
+        let token = match &wanted {
+            K3sWanted::Provisional => Token::Password,
+            K3sWanted::InCluster { role: Role::Agent, ca, .. } => Token::Pinned(ca.clone(), "node"),
+            K3sWanted::InCluster { ca, .. } => Token::Pinned(ca.clone(), "server"),
+        };
+        let disk = &self.world.machine(self.number).disk;
+        if disk.token.as_ref() == Some(&token) && disk.config.as_ref() == Some(&wanted) {
+            return Outcome::AlreadySo;
+        }
+        if let Some(failed) = self.refused(true) {
+            return failed;
+        }
+        // Two files, one after the other.
+        self.world.machine(self.number).disk.token = Some(token);
+        if !self.effect() {
+            self.world.machine(self.number).disk.config = Some(wanted);
+        }
+        Outcome::Done
+    }
+
+    /// In the order of the agent: the configuration, the unit, the data.
+    fn discard(&mut self) -> Outcome {
+        if let Some(failed) = self.refused(false) {
+            return failed;
+        }
+        if self.world.control == Control::NoDiscard {
+            let machine = self.world.machine(self.number);
+            let record = Record { data: Kept::None, ..Record::clone(&machine.record) };
+            machine.record = Arc::new(record);
+            machine.disk.record = Arc::clone(&machine.record);
+            return Outcome::Done;
+        }
+        self.world.machine(self.number).disk.config = None;
+        if self.effect() {
+            return Outcome::Done;
         }
         let machine = self.world.machine(self.number);
-        match &mut machine.crash_in {
-            Some(0) => {
-                self.crashed = true;
-                self.world.stop(self.number);
-                true
-            }
-            Some(left) => {
-                *left -= 1;
-                false
-            }
-            None => false,
+        machine.k3s = None;
+        machine.k3s_again = None;
+        machine.disk.enabled = false;
+        if self.effect() {
+            return Outcome::Done;
         }
+        let machine = self.world.machine(self.number);
+        machine.disk.data = Data::Empty;
+        machine.disk.token = None;
+        machine.disk.tombstone = false;
+        Outcome::Done
     }
-}
 
-/// The gate's word: local facts only.
-pub fn gate(world: &mut World, number: u8) -> bool {
-    let machine = world.machine(number);
-    match (&machine.record.data, &machine.disk, &machine.config) {
-        (Data::Provisional { .. }, _, Some(K3sWanted::Provisional)) => true,
-        (Data::Provisional { .. }, Disk::Server { .. }, Some(_)) => true,
-        (
-            Data::Joining { .. } | Data::Member { .. },
-            Disk::Empty,
-            Some(K3sWanted::InCluster { server, .. }),
-        ) => server.is_some(),
-        (Data::Joining { .. } | Data::Member { .. }, Disk::Server { .. } | Disk::Agent { .. }, Some(_)) => {
-            true
+    fn remove_node(&mut self, gone: &str, seen_dead: bool) -> Outcome {
+        let number = self.number;
+        let Data::Server { cluster, .. } = self.world.machine(number).disk.data else {
+            return Outcome::AlreadySo;
+        };
+        let world = &*self.world;
+        let named = |member: &crate::k3s::Member| world.machines[usize::from(member.number) - 1].name == gone;
+        let up = world.etcds[cluster].members.iter().any(|m| named(m) && world.member_up(m.number, cluster));
+        if (seen_dead || !up) && world.quorate(number, cluster) {
+            let kept: Vec<_> =
+                world.etcds[cluster].members.iter().filter(|member| !named(member)).cloned().collect();
+            self.world.etcds[cluster].members = kept;
         }
-        _ => false,
+        Outcome::Done
     }
 }
 
 impl Door for One<'_> {
     async fn observe(&mut self) -> Observed {
-        let fresh_cluster = ClusterId::from_digest(&self.world.dice.bytes());
-        let dice = self.world.dice.next();
-        let now = self.world.now;
-        let number = self.number;
-        let k3s = k3s_seen(self.world, number);
-        let machine = self.world.machine(number);
-        let watch = machine.watcher.look(now, &machine.view, &machine.record, dice);
-        let recent = |at: &Duration| now.saturating_sub(*at) < Duration::from_secs(5);
+        let world = &mut *self.world;
+        let fresh_cluster = ClusterId::from_digest(&world.dice.bytes());
+        let dice = world.dice.next();
+        let now = world.clock(self.number);
+        let shared = Arc::clone(&world.parameters);
+        let k3s = world.k3s_seen(self.number);
+        let no_check = world.control == Control::NoLiveCheck;
+        let machine = &mut world.machines[usize::from(self.number) - 1];
+        let id = world.identities[usize::from(machine.disk.identity)].clone();
+        let watch = machine.watcher.look(now, &machine.ears.view, &machine.record, dice);
+        let recent = |at: &Duration| now.saturating_sub(*at) < RECENT;
+        let mut checks: BTreeMap<_, _> = machine
+            .checks
+            .iter()
+            .filter(|(_, at, _)| recent(at))
+            .map(|(address, _, served)| (*address, served.clone()))
+            .collect();
+        if no_check {
+            let proposals = machine.ears.view.peers.values().filter_map(|peer| peer.claim.proposal.as_ref());
+            for certificate in proposals.filter_map(|proposal| proposal.certificate.as_ref()) {
+                checks.insert(certificate.founder_address, Known::Yes(certificate.ca_hash.clone()));
+            }
+        }
         Observed {
             now,
             fresh_cluster,
-            node: machine.node.clone(),
-            record: machine.record.clone(),
+            node: NodeFacts {
+                id,
+                name: machine.name.clone(),
+                address: machine.address(),
+                generation: machine.record.generation,
+                counter: machine.counter,
+                fitness: 2,
+            },
+            record: Arc::clone(&machine.record),
             annul: machine.annul.clone(),
             host: HostSeen { prepared: true, ..HostSeen::default() },
-            peers: machine.view.clone(),
+            peers: Arc::clone(&machine.ears.view),
+            shared,
             watch,
-            checks: machine
-                .checks
-                .iter()
-                .filter(|(_, (at, _))| recent(at))
-                .map(|(a, (_, k))| (*a, k.clone()))
-                .collect(),
+            checks,
             members: match &machine.members {
                 Some((at, members)) if recent(at) => Known::Yes(members.clone()),
                 _ => Known::unknown("members", "not asked lately"),
@@ -95,151 +177,133 @@ impl Door for One<'_> {
         }
     }
 
-    async fn holds(&mut self, _act: &Act, _seen: &Observed) -> Known<bool> {
-        Known::Yes(true)
+    async fn holds(&mut self, act: &Act, _seen: &Observed) -> Known<bool> {
+        let machine = &self.world.machines[usize::from(self.number) - 1];
+        let data = &machine.record.data;
+        Known::Yes(match act {
+            Act::Discard { .. } => matches!(data, Kept::Discarding { .. }),
+            Act::Stop { .. } => matches!(data, Kept::Joining { .. }),
+            Act::Configure { wanted: K3sWanted::Provisional } => matches!(data, Kept::Provisional { .. }),
+            Act::Start { .. } => !matches!(data, Kept::None | Kept::Discarding { .. }),
+            Act::RemoveNode { name, address, .. } => *name != machine.name && *address != machine.address(),
+            _ => true,
+        })
     }
 
-    async fn commit(&mut self, record: Record) -> Result<(), Why> {
+    async fn commit(&mut self, mut record: Record) -> Result<(), Why> {
         // A crash may fall before the write, or after it and before anything is said.
         if self.effect() {
             return Err(Why::new("power-cut", "", ""));
         }
-        self.world.machine(self.number).record = record;
-        if self.effect() {
-            return Err(Why::new("power-cut", "", ""));
+        let fails = self.world.dice.chance(500);
+        let number = self.number;
+        let machine = self.world.machine(number);
+        record.generation = record.generation.max(machine.record.generation);
+        record.ballot_counter = record.ballot_counter.max(machine.record.ballot_counter);
+        let cause = match machine.writes {
+            Writes::Full => Some("no space left on device"),
+            Writes::ReadOnly => Some("read-only file system"),
+            Writes::Fail if fails => Some("input/output error"),
+            Writes::FailLate if fails => {
+                // The rename was done, the directory could not be synced: a restart may find the new content.
+                machine.disk.record = Arc::new(record.clone());
+                Some("input/output error after the rename")
+            }
+            Writes::Succeed | Writes::Fail | Writes::FailLate => None,
+        };
+        if let Some(cause) = cause {
+            self.world.coverage.fault("ledger-write-failed");
+            self.world.say(number, || format!("cannot write its ledger: {cause}"));
+            return Err(Why::new("ledger-unwritable", cause, ""));
         }
-        Ok(())
+        if self.world.control == Control::PublishedFirst {
+            let now = self.world.now;
+            let machine = self.world.machine(number);
+            let before = machine.unsynced.take().filter(|(until, _)| now < *until).map(|(_, before)| before);
+            let before = before.unwrap_or_else(|| Arc::clone(&machine.disk.record));
+            machine.unsynced = Some((now + Duration::from_secs(5), before));
+        }
+        let record = Arc::new(record);
+        let machine = self.world.machine(number);
+        machine.disk.record = Arc::clone(&record);
+        machine.record = record;
+        self.world.durable(number);
+        if self.effect() { Err(Why::new("power-cut", "", "")) } else { Ok(()) }
     }
 
     async fn publish(&mut self, input: ClaimInput) {
         if self.effect() {
             return;
         }
-        let machine = self.world.machine(self.number);
+        let number = self.number;
+        let machine = self.world.machine(number);
         let mut claim = input.claim;
-        if let Some(last) = &machine.claim {
-            claim.counter = last.counter;
-            claim.generation = last.generation;
+        claim.generation = machine.record.generation;
+        let last = machine.ears.said.last().filter(|said| said.claim.generation == claim.generation);
+        claim.counter = last.map_or(0, |said| said.claim.counter);
+        if last.is_some_and(|said| said.claim == claim) {
+            return;
         }
-        if machine.claim.as_ref() != Some(&claim) {
-            claim.counter += 1;
-            machine.node.counter = claim.counter;
-            machine.claim = Some(claim);
-        }
+        claim.counter += 1;
+        self.world.spoken(number, &claim);
+        self.world.say_claim(number, claim);
     }
 
     async fn perform(&mut self, act: Act) -> Outcome {
         if self.effect() {
             return Outcome::Failed("power cut".to_owned());
         }
-        let now = self.world.now;
         let number = self.number;
-        match act {
-            Act::PrepareHost | Act::FetchK3s => {}
+        let clock = self.world.clock(number);
+        let outcome = match act {
+            Act::PrepareHost | Act::FetchK3s => Outcome::Done,
             Act::Check { address } => {
                 let served = match self.world.cluster_at(number, address) {
                     Some(cluster) => Known::Yes(self.world.etcds[cluster].ca.clone()),
                     None => Known::Absent,
                 };
-                self.world.machine(number).checks.insert(address, (now, served));
-            }
-            Act::AskMembers { address, .. } => {
-                if let Some(cluster) = self.world.cluster_at(number, address) {
-                    let members = members(self.world, cluster);
-                    self.world.machine(number).members = Some((now, members));
+                if let Known::Yes(ca) = &served {
+                    let voter = self.world.machine(number).voter;
+                    self.world.truth.show(voter, ca);
                 }
+                let checks = &mut self.world.machine(number).checks;
+                checks.retain(|(at, _, _)| *at != address);
+                checks.push((address, clock, served));
+                Outcome::Done
             }
-            Act::Configure { wanted } => self.world.machine(number).config = Some(wanted),
-            Act::Start { .. } => self.world.start_k3s(number),
-            Act::Enable { .. } => self.world.machine(number).enabled = true,
-            Act::Discard { .. } => {
+            Act::AskMembers { address, ca } => match self.world.cluster_at(number, address) {
+                Some(cluster) if self.world.etcds[cluster].ca == ca => {
+                    let members = self.world.members(cluster);
+                    self.world.machine(number).members = Some((clock, members));
+                    Outcome::Done
+                }
+                _ => Outcome::Failed("no answer".to_owned()),
+            },
+            Act::Configure { wanted } => self.configure(wanted),
+            Act::Start { .. } => {
+                self.world.start_k3s(number);
+                Outcome::Done
+            }
+            Act::Stop { .. } => {
                 let machine = self.world.machine(number);
                 machine.k3s = None;
-                machine.disk = Disk::Empty;
-                machine.config = None;
-                machine.enabled = false;
+                machine.k3s_again = None;
+                Outcome::Done
             }
-            Act::RemoveNode { name: gone, seen_dead, .. } => {
-                let Disk::Server { cluster, .. } = self.world.machine(number).disk else {
-                    return Outcome::AlreadySo;
-                };
-                let dead = |member: &(u64, u8, bool)| {
-                    name(member.1) != gone || !self.world.member_up(member.1, cluster)
-                };
-                let proven = seen_dead || self.world.etcds[cluster].members.iter().all(dead);
-                if proven && self.world.quorate(number, cluster) {
-                    self.world.etcds[cluster].members.retain(|member| name(member.1) != gone);
+            Act::Enable { .. } => match self.refused(true) {
+                Some(failed) if !self.world.machine(number).disk.enabled => failed,
+                _ => {
+                    self.world.machine(number).disk.enabled = true;
+                    Outcome::Done
                 }
-            }
-        }
-        if self.effect() { Outcome::Failed("power cut".to_owned()) } else { Outcome::Done }
+            },
+            Act::Discard { .. } => self.discard(),
+            Act::RemoveNode { name, seen_dead, .. } => self.remove_node(&name, seen_dead),
+        };
+        if self.effect() { Outcome::Failed("power cut".to_owned()) } else { outcome }
     }
 
     async fn report(&mut self, _seen: &Observed, _report: &Report) {}
 
     async fn wait(&mut self, _at_most: Duration) {}
-}
-
-fn members(world: &World, cluster: usize) -> Vec<MemberSeen> {
-    let list = world.etcds[cluster].members.iter();
-    list.map(|(_, machine, learner)| MemberSeen {
-        node: name(*machine),
-        learner: *learner,
-        address: Some(crate::machine::address(*machine)),
-    })
-    .collect()
-}
-
-fn k3s_seen(world: &mut World, number: u8) -> K3sSeen {
-    let machine = &world.machines[usize::from(number) - 1];
-    let (server, agent) =
-        (matches!(machine.disk, Disk::Server { .. }), matches!(machine.disk, Disk::Agent { .. }));
-    let there = |yes: bool| if yes { Known::Yes(()) } else { Known::Absent };
-    let mut seen = K3sSeen {
-        binary: Binary::Ready,
-        server_unit: Known::Yes(UnitSeen::Inactive),
-        agent_unit: Known::Yes(UnitSeen::Inactive),
-        server_data: there(server),
-        agent_data: there(agent),
-        disk_ca: Known::Absent,
-        served_ca: Known::Absent,
-        voter: Known::Absent,
-        members: Known::Absent,
-        api: Known::Absent,
-        ready: Known::Absent,
-        configuration: there(machine.config.is_some()),
-        configured_server: match &machine.config {
-            Some(K3sWanted::InCluster { server: Some(server), .. }) => Known::Yes(*server),
-            _ => Known::Absent,
-        },
-        trouble: Vec::new(),
-    };
-    match machine.disk {
-        Disk::Server { cluster, member } => {
-            let ca = world.etcds[cluster].ca.clone();
-            seen.disk_ca = Known::Yes(ca.clone());
-            if machine.k3s.is_some() {
-                let up = world.member_up(number, cluster);
-                let listed = world.etcds[cluster].members.iter().find(|m| m.0 == member);
-                let voter = up && world.quorate(number, cluster) && listed.is_some_and(|m| !m.2);
-                seen.served_ca = Known::Yes(ca);
-                seen.server_unit = Known::Yes(if voter { UnitSeen::Active } else { UnitSeen::Starting });
-                seen.voter = Known::Yes(voter);
-                seen.api = Known::Yes(voter);
-                seen.ready = Known::Yes(voter);
-                if voter {
-                    seen.members = Known::Yes(members(world, cluster));
-                }
-            }
-        }
-        Disk::Agent { cluster } if machine.k3s.is_some() => {
-            let served = world.etcds[cluster].members.iter().any(|m| {
-                world.linked(number, m.1) && world.member_up(m.1, cluster) && world.quorate(m.1, cluster)
-            });
-            seen.agent_unit = Known::Yes(if served { UnitSeen::Active } else { UnitSeen::Starting });
-            seen.ready = Known::Yes(served);
-        }
-        Disk::Agent { .. } | Disk::Empty => {}
-    }
-    seen
 }

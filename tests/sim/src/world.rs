@@ -1,35 +1,24 @@
-//! The group: virtual time, a network that loses and parts, etcd clusters, and the faults.
+//! The group: virtual time, who reaches whom, machines that come and go, and the turn of each agent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use muster::config::Settings;
-use muster::core::{CaHash, NodeId, Phase};
+use muster::core::{NodeId, Phase};
 use muster::engine::{Watcher, tick};
-use muster::gossip::{Peer, PeerView};
-use muster::ledger::{Data, Record};
+use muster::founding::Shared;
+use muster::k3s::Paths;
+use muster::ledger::Record;
 
+use crate::checks::Truth;
+use crate::control::Control;
+use crate::coverage::Coverage;
 use crate::dice::Dice;
-use crate::machine::{Disk, Machine, address, name};
+use crate::gossip::{Ears, Packet, Said, Weather};
+use crate::k3s::Etcd;
+use crate::machine::{Crash, Data, Disk, Machine, Writes, identity, name};
 use crate::one::One;
-
-/// An etcd cluster, as it truly is.
-#[derive(Debug, Clone)]
-pub struct Etcd {
-    /// Its CA.
-    pub ca: CaHash,
-    /// Members: number, machine, whether it is still a learner.
-    pub members: Vec<(u64, u8, bool)>,
-    /// Since when its learner makes no progress.
-    pub stalled: Option<Duration>,
-}
-
-/// A learner without progress for this long is removed by the etcd leader, as in k3s.
-const STALLED: Duration = Duration::from_secs(300);
-
-/// A violated promise.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Violation(pub String);
 
 /// The whole world.
 pub struct World {
@@ -37,94 +26,149 @@ pub struct World {
     pub now: Duration,
     /// Chance.
     pub dice: Dice,
-    /// The machines.
+    /// The machines; a destroyed one keeps its place.
     pub machines: Vec<Machine>,
     /// Each machine's settings.
-    pub settings: Vec<Settings>,
-    /// Groups that hear each other, while the network is parted.
-    pub parts: Option<Vec<BTreeSet<u8>>>,
-    /// Loss of claims, per mille.
-    pub loss: u64,
+    pub settings: Vec<Arc<Settings>>,
+    /// What all machines share.
+    pub parameters: Arc<Shared>,
+    /// Where k3s's files are: the same everywhere.
+    pub paths: Arc<Paths>,
+    /// Every identity there ever was.
+    pub identities: Vec<NodeId>,
+    /// By sender: a bit for every machine that does not get what it sends.
+    pub cut: Vec<u32>,
+    /// What the network does to gossip.
+    pub weather: Weather,
+    /// Datagrams on their way.
+    pub packets: Vec<Packet>,
+    /// When the first of them arrives.
+    pub next_packet: Duration,
+    /// Old claims, for replays.
+    pub old: Vec<Rc<Said>>,
     /// All etcd clusters that ever were.
     pub etcds: Vec<Etcd>,
-    /// Certificates ever stored anywhere, by era.
-    pub stored: BTreeMap<u64, BTreeSet<String>>,
-    /// The story.
-    pub story: Vec<String>,
-    /// Whether the story is kept.
-    pub tell: bool,
-    /// How often each rule spoke.
-    pub rules: BTreeMap<String, u64>,
-    /// How often each phase was entered.
-    pub phases: BTreeMap<Phase, u64>,
+    /// The number of the next etcd member.
+    pub next_member: u64,
+    /// What truly happened.
+    pub truth: Truth,
+    /// Whether some machine is a copy of another.
+    pub has_copies: bool,
+    /// What is broken on purpose.
+    pub control: Control,
+    /// Effects so far, over all machines.
+    pub effects: u64,
+    /// Crash at this effect.
+    pub crash_at: Option<(u64, Crash)>,
+    /// How long a machine that lost power stays off in peace.
+    pub outage: Duration,
+    /// The story, while it is kept.
+    pub story: Option<Vec<String>>,
+    /// Counts.
+    pub coverage: Coverage,
     /// The first violation.
-    pub violation: Option<Violation>,
-    next_member: u64,
+    pub violation: Option<String>,
+    next_etcd: Duration,
 }
 
 impl World {
     /// A group of bare machines, none switched on.
-    pub fn new(seed: u64, settings: Vec<Settings>, tell: bool) -> Self {
+    pub fn new(seed: u64, settings: Vec<Settings>, control: Control, tell: bool) -> Self {
         let mut world = Self {
             now: Duration::from_secs(10),
             dice: Dice::new(seed),
             machines: Vec::new(),
-            settings,
-            parts: None,
-            loss: 0,
+            parameters: Arc::new(settings[0].parameters().into()),
+            paths: Arc::new(Paths::under(std::path::Path::new("/nowhere"))),
+            settings: Vec::new(),
+            identities: Vec::new(),
+            cut: Vec::new(),
+            weather: Weather::default(),
+            packets: Vec::new(),
+            next_packet: Duration::MAX,
+            old: Vec::new(),
             etcds: Vec::new(),
-            stored: BTreeMap::new(),
-            story: Vec::new(),
-            tell,
-            rules: BTreeMap::new(),
-            phases: BTreeMap::new(),
-            violation: None,
             next_member: 1,
+            truth: Truth::default(),
+            has_copies: false,
+            control,
+            effects: 0,
+            crash_at: None,
+            outage: Duration::ZERO,
+            story: tell.then(Vec::new),
+            coverage: Coverage::default(),
+            violation: None,
+            next_etcd: Duration::ZERO,
         };
-        for number in 1..=u8::try_from(world.settings.len()).unwrap_or(u8::MAX) {
-            let machine = world.bare(number);
-            world.machines.push(machine);
+        for settings in settings {
+            world.add(settings);
         }
         world
     }
 
-    fn bare(&mut self, number: u8) -> Machine {
-        let cluster = self.settings[usize::from(number) - 1].cluster.clone();
-        Machine {
+    /// A new bare machine.
+    pub fn add(&mut self, settings: Settings) -> u8 {
+        let number = u8::try_from(self.machines.len() + 1).unwrap_or(u8::MAX);
+        self.settings.push(Arc::new(settings));
+        self.cut.push(0);
+        let disk = self.bare(number);
+        let machine = Machine {
             number,
+            gone: false,
             up: false,
-            node: muster::decide::NodeFacts {
-                id: NodeId::from_digest(&self.dice.bytes()),
-                name: name(number),
-                address: address(number),
-                generation: 0,
-                counter: 0,
-                fitness: 2,
-            },
-            record: Record::new(&cluster),
-            disk: Disk::Empty,
-            config: None,
-            enabled: false,
+            agent: false,
+            paused: None,
+            record: Arc::clone(&disk.record),
+            disk,
+            writes: Writes::Succeed,
+            leap: Duration::ZERO,
+            wrong_date: false,
+            voter: self.truth.new_voter(None),
+            copy: false,
+            back: Duration::ZERO,
+            unsynced: None,
+            name: name(number),
             k3s: None,
-            claim: None,
-            view: PeerView::default(),
-            heard: BTreeMap::new(),
-            checks: BTreeMap::new(),
+            k3s_again: None,
+            k3s_dies: None,
+            ears: Ears::default(),
+            counter: 0,
+            checks: Vec::new(),
             members: None,
             watcher: Watcher::new(self.now),
             next: self.now,
+            agent_again: None,
             phase: None,
             why: Vec::new(),
             annul: None,
             crash_in: None,
+        };
+        self.machines.push(machine);
+        number
+    }
+
+    fn bare(&mut self, number: u8) -> Disk {
+        let cluster = &self.settings[usize::from(number) - 1].cluster;
+        let record = Arc::new(Record::new(cluster));
+        self.identities.push(identity(&self.dice.bytes()));
+        let identity = u8::try_from(self.identities.len() - 1).unwrap_or(u8::MAX);
+        Disk {
+            identity,
+            record,
+            damaged: false,
+            data: Data::Empty,
+            config: None,
+            token: None,
+            tombstone: false,
+            enabled: false,
         }
     }
 
-    /// Adds a line to the story.
+    /// Adds a line to the story; number 0 is nobody.
     pub fn say(&mut self, number: u8, text: impl FnOnce() -> String) {
-        if self.tell {
-            let line = format!("{:9.3} {} {}", self.now.as_secs_f64(), name(number), text());
-            self.story.push(line);
+        if let Some(story) = &mut self.story {
+            let who = if number == 0 { "-----".to_owned() } else { name(number) };
+            story.push(format!("{:9.3} {who} {}", self.now.as_secs_f64(), text()));
         }
     }
 
@@ -133,352 +177,243 @@ impl World {
         &mut self.machines[usize::from(number) - 1]
     }
 
-    /// Whether two machines hear each other.
-    pub fn linked(&self, a: u8, b: u8) -> bool {
-        let up = |n: u8| self.machines[usize::from(n) - 1].up;
-        let together = |part: &BTreeSet<u8>| part.contains(&a) == part.contains(&b);
-        up(a) && up(b) && (a == b || self.parts.as_ref().is_none_or(|parts| parts.iter().all(together)))
+    /// Time since boot as a machine's agent reads it.
+    pub fn clock(&self, number: u8) -> Duration {
+        self.now + self.machines[usize::from(number) - 1].leap
     }
 
-    /// Switches a machine on: the agent starts with what is on disk.
+    /// Whether a datagram from one machine reaches the agent of another.
+    pub fn hears(&self, from: u8, to: u8) -> bool {
+        let agent = |n: u8| {
+            let machine = &self.machines[usize::from(n) - 1];
+            machine.agent && machine.paused.is_none()
+        };
+        agent(from) && agent(to) && self.cut[usize::from(from) - 1] & (1 << to) == 0
+    }
+
+    /// Whether two machines can hold a connection: both ways.
+    pub fn linked(&self, a: u8, b: u8) -> bool {
+        let up = |n: u8| self.machines[usize::from(n) - 1].up;
+        let reaches = |from: u8, to: u8| self.cut[usize::from(from) - 1] & (1 << to) == 0;
+        up(a) && up(b) && (a == b || (reaches(a, b) && reaches(b, a)))
+    }
+
+    /// Switches a machine on: k3s and the agent start with what is on disk.
     pub fn start(&mut self, number: u8) {
-        let now = self.now;
         let machine = self.machine(number);
-        if machine.up {
+        if machine.up || machine.gone {
             return;
         }
         machine.up = true;
-        machine.record.generation += 1;
-        machine.node.generation = machine.record.generation;
-        machine.node.counter = 0;
-        machine.claim = None;
-        machine.view = PeerView::default();
-        machine.heard.clear();
-        machine.checks.clear();
-        machine.members = None;
-        machine.watcher = Watcher::new(now);
-        machine.next = now;
-        machine.crash_in = None;
-        let enabled = machine.enabled;
+        machine.leap = Duration::ZERO;
+        let enabled = machine.disk.enabled;
         self.say(number, || "is switched on".to_owned());
         if enabled {
             self.start_k3s(number);
         }
+        self.start_agent(number);
     }
 
-    /// Cuts the power.
-    pub fn stop(&mut self, number: u8) {
+    /// The agent starts, with a generation of its own.
+    pub fn start_agent(&mut self, number: u8) {
+        let (now, forgets) = (self.now, self.control == Control::PromiseForgotten);
+        let clock = self.clock(number);
         let machine = self.machine(number);
-        machine.up = false;
-        machine.k3s = None;
-        self.say(number, || "loses power".to_owned());
+        if machine.agent || !machine.up || machine.paused.is_some() {
+            return;
+        }
+        let why = if machine.disk.damaged {
+            Some("ledger-unreadable")
+        } else {
+            (machine.writes != Writes::Succeed).then_some("ledger-unwritable")
+        };
+        if let Some(why) = why {
+            // Nothing runs without its ledger; what is in the way is looked at again by itself.
+            machine.agent_again = Some(now + Duration::from_secs(2));
+            machine.phase = Some(Phase::Parked);
+            machine.why = vec![muster::core::Why::new(why, "", "")];
+            return;
+        }
+        machine.agent_again = None;
+        machine.agent = true;
+        let record = Arc::make_mut(&mut machine.disk.record);
+        record.generation += 1;
+        if forgets {
+            record.register.promised = None;
+        }
+        machine.record = Arc::clone(&machine.disk.record);
+        machine.ears.begin(now);
+        machine.counter = 0;
+        machine.checks.clear();
+        machine.members = None;
+        machine.watcher = Watcher::new(clock);
+        machine.next = now;
+        machine.crash_in = None;
+        self.durable(number);
     }
 
-    /// Reimages a machine that is off: a bare disk, and so a new identity.
+    /// Ends the agent, or cuts the power.
+    pub fn stop(&mut self, number: u8, crash: Crash) {
+        let now = self.now;
+        if crash == Crash::Power
+            && let Some((until, before)) = self.machine(number).unsynced.take()
+            && now < until
+        {
+            self.machine(number).disk.record = before;
+        }
+        let again = self.now + Duration::from_secs(2);
+        let back = self.now + self.outage;
+        let machine = self.machine(number);
+        machine.back = back;
+        machine.agent = false;
+        machine.phase = None;
+        machine.crash_in = None;
+        if crash == Crash::Power {
+            machine.up = false;
+            machine.paused = None;
+            machine.agent_again = None;
+            machine.k3s = None;
+            machine.k3s_again = None;
+            machine.k3s_dies = None;
+            self.say(number, || "loses power".to_owned());
+        } else {
+            machine.agent_again = Some(again);
+            self.say(number, || "its agent dies".to_owned());
+        }
+    }
+
+    /// Whether a crash falls after the effect that was just made, and if so, makes it.
+    pub fn crash_is_due(&mut self, number: u8) -> bool {
+        self.effects += 1;
+        self.coverage.effects += 1;
+        let planned = self.crash_at.filter(|(at, _)| *at == self.effects).map(|(_, crash)| crash);
+        let sampled = match &mut self.machine(number).crash_in {
+            Some((0, crash)) => Some(*crash),
+            Some((left, _)) => {
+                *left -= 1;
+                None
+            }
+            None => None,
+        };
+        let crash = planned.or(sampled);
+        if let Some(crash) = crash {
+            self.stop(number, crash);
+        }
+        crash.is_some()
+    }
+
+    /// Gives a machine that is off a bare disk, and so a new identity.
     pub fn wipe(&mut self, number: u8) {
-        let machine = self.bare(number);
-        *self.machine(number) = machine;
+        let disk = self.bare(number);
+        let voter = self.truth.new_voter(None);
+        let machine = self.machine(number);
+        machine.disk = disk;
+        machine.voter = voter;
+        machine.copy = false;
+        machine.record = Arc::clone(&machine.disk.record);
+        machine.annul = None;
         self.say(number, || "is reimaged".to_owned());
     }
 
-    /// Delivers claims and runs the agents that are due, one step of virtual time.
-    pub fn step(&mut self, by: Duration) {
-        self.now += by;
-        self.gossip();
-        self.etcd();
-        for number in 1..=u8::try_from(self.machines.len()).unwrap_or(u8::MAX) {
-            let now = self.now;
-            let machine = self.machine(number);
-            if machine.up && machine.next <= now {
-                self.tick(number);
+    /// The next moment at which something happens by itself, at most a given one.
+    pub fn next_event(&self, limit: Duration) -> Duration {
+        let mut next = limit;
+        for machine in self.machines.iter().filter(|machine| machine.up) {
+            if let Some(until) = machine.paused {
+                next = next.min(until);
+                continue;
             }
-            if self.violation.is_some() {
-                return;
+            if machine.agent {
+                next = next.min(machine.next).min(machine.ears.next);
+            }
+            for at in [machine.agent_again, machine.k3s_again, machine.k3s_dies].into_iter().flatten() {
+                next = next.min(at);
+            }
+        }
+        next = next.min(self.next_packet);
+        if self.has_learners() {
+            next = next.min(self.next_etcd);
+        }
+        next
+    }
+
+    /// Goes to a moment, and lets everything happen that is due then.
+    pub fn step(&mut self, to: Duration) {
+        self.now = self.now.max(to);
+        let now = self.now;
+        self.deliver();
+        if now >= self.next_etcd {
+            self.etcd();
+            self.next_etcd = now + Duration::from_millis(300);
+        }
+        let due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
+        for number in 1..=u8::try_from(self.machines.len()).unwrap_or(u8::MAX) {
+            let machine = self.machine(number);
+            if !machine.up {
+                continue;
+            }
+            if machine.paused.is_some() {
+                if due(machine.paused) {
+                    machine.paused = None;
+                    self.say(number, || "goes on".to_owned());
+                }
+                continue;
+            }
+            let (again, dies, agent) = (machine.k3s_again, machine.k3s_dies, machine.agent_again);
+            if due(dies) {
+                self.kill_k3s(number);
+                self.check_invariants();
+            }
+            if due(again) {
+                self.start_k3s(number);
+                self.check_invariants();
+            }
+            if due(agent) {
+                self.start_agent(number);
+            }
+            let machine = self.machine(number);
+            if machine.agent && machine.ears.next <= now {
+                if machine.ears.is_round(now) { self.gossip(number) } else { self.gossip_news(number) }
+            }
+            let machine = self.machine(number);
+            if machine.agent && machine.next <= now && self.violation.is_none() {
+                self.turn(number);
             }
         }
     }
 
-    fn tick(&mut self, number: u8) {
-        let settings = self.settings[usize::from(number) - 1].clone();
-        let report = {
-            let mut one = One { world: self, number, crashed: false };
-            let report = ready(tick(&mut one, &settings));
-            if one.crashed { None } else { Some(report) }
-        };
-        if let Some(report) = report {
-            let now = self.now;
-            for why in &report.plan.why {
-                *self.rules.entry(why.rule.clone()).or_default() += 1;
-            }
-            let machine = self.machine(number);
-            machine.next = now + report.plan.wake.max(Duration::from_millis(50));
-            let rules: Vec<String> = report.plan.why.iter().map(|why| why.rule.clone()).collect();
-            let changed = machine.phase != Some(report.plan.phase) || machine.why.first() != rules.first();
-            let entered = machine.phase != Some(report.plan.phase);
-            machine.phase = Some(report.plan.phase);
-            machine.why = rules;
-            if entered {
-                *self.phases.entry(report.plan.phase).or_default() += 1;
-            }
-            if changed {
-                let why = report
-                    .plan
-                    .why
-                    .first()
-                    .map_or_else(String::new, |why| format!("{}: {}", why.rule, why.detail));
-                let phase = report.plan.phase;
-                self.say(number, || format!("{phase}: {why}"));
-            }
+    /// One turn of an agent's loop.
+    fn turn(&mut self, number: u8) {
+        self.coverage.ticks += 1;
+        if self.control.without_votes() {
+            self.turn_without_votes(number);
+        }
+        let settings = Arc::clone(&self.settings[usize::from(number) - 1]);
+        let mut one = One { world: self, number, crashed: false };
+        let report = ready(tick(&mut one, &settings));
+        if one.crashed {
+            return;
+        }
+        let plan = report.plan;
+        self.coverage.why(&plan.why);
+        let now = self.now;
+        let machine = self.machine(number);
+        machine.next = now + plan.wake.max(Duration::from_millis(50));
+        let entered = machine.phase != Some(plan.phase);
+        let told = entered || machine.rule() != plan.why.first().map_or("", |why| why.rule.as_str());
+        machine.phase = Some(plan.phase);
+        machine.why = plan.why;
+        if entered {
+            self.coverage.phase(plan.phase);
+        }
+        if told && self.story.is_some() {
+            let why = self.machine(number).why.first().cloned();
+            let text = why.map_or_else(String::new, |why| format!("{}: {}", why.rule, why.detail));
+            self.say(number, || format!("{}: {text}", plan.phase));
         }
         self.check_invariants();
     }
-
-    fn gossip(&mut self) {
-        let numbers: Vec<u8> = self.machines.iter().map(|machine| machine.number).collect();
-        for &from in &numbers {
-            for &to in &numbers {
-                if from == to
-                    || !self.linked(from, to)
-                    || self.dice.chance(self.loss)
-                    || !self.dice.chance(400)
-                {
-                    continue;
-                }
-                let Some(claim) = self.machine(from).claim.clone() else { continue };
-                let parameters = self.settings[usize::from(from) - 1].parameters();
-                let now = self.now;
-                let receiver = self.machine(to);
-                receiver.heard.insert(claim.owner.clone(), now);
-                let changed = receiver
-                    .view
-                    .peers
-                    .get(&claim.owner)
-                    .is_none_or(|peer| peer.claim != claim || !peer.live);
-                if changed {
-                    receiver.next = now;
-                    let gossip_address = std::net::SocketAddr::new(claim.address, 7846);
-                    let peer = Peer { claim, parameters: Some(parameters), live: true, gossip_address };
-                    receiver.view.peers.insert(peer.claim.owner.clone(), peer);
-                }
-            }
-        }
-        let now = self.now;
-        for machine in self.machines.iter_mut().filter(|machine| machine.up) {
-            for (id, peer) in &mut machine.view.peers {
-                let silent =
-                    machine.heard.get(id).is_none_or(|at| now.saturating_sub(*at) > Duration::from_secs(6));
-                if silent && peer.live {
-                    peer.live = false;
-                    machine.next = now;
-                }
-            }
-        }
-    }
-
-    /// Whether a member of an etcd cluster runs and has had its time to start.
-    pub fn member_up(&self, number: u8, cluster: usize) -> bool {
-        let machine = &self.machines[usize::from(number) - 1];
-        let own = matches!(machine.disk, Disk::Server { cluster: on_disk, .. } if on_disk == cluster);
-        machine.up
-            && own
-            && machine.k3s.as_ref().is_some_and(|k3s| !k3s.hangs && self.now >= k3s.since + k3s.slow)
-    }
-
-    /// Whether a member sees a majority of the voters.
-    pub fn quorate(&self, number: u8, cluster: usize) -> bool {
-        let voters: Vec<u8> = self.etcds[cluster].members.iter().filter(|m| !m.2).map(|m| m.1).collect();
-        let seen = voters.iter().filter(|v| self.linked(number, **v) && self.member_up(**v, cluster)).count();
-        2 * seen > voters.len()
-    }
-
-    fn etcd(&mut self) {
-        for cluster in 0..self.etcds.len() {
-            let learner = self.etcds[cluster].members.iter().position(|member| member.2);
-            if let Some(at) = learner {
-                let number = self.etcds[cluster].members[at].1;
-                let member = self.etcds[cluster].members[at].0;
-                let own = self.machine(number).disk == Disk::Server { cluster, member };
-                let progress = own && self.member_up(number, cluster) && self.quorate(number, cluster);
-                let now = self.now;
-                if progress {
-                    self.etcds[cluster].stalled = None;
-                } else if now.saturating_sub(*self.etcds[cluster].stalled.get_or_insert(now)) > STALLED {
-                    self.etcds[cluster].stalled = None;
-                    self.etcds[cluster].members.remove(at);
-                    self.say(number, || "its stalled learner is removed by the leader".to_owned());
-                    continue;
-                }
-                if progress && self.dice.chance(300) {
-                    self.etcds[cluster].members[at].2 = false;
-                    self.machine(number).next = self.now;
-                }
-            }
-        }
-    }
-
-    /// Starts k3s with what is configured, as k3s itself would decide on this disk.
-    pub fn start_k3s(&mut self, number: u8) {
-        use muster::decide::K3sWanted;
-        use muster::gossip::Role;
-        if !crate::one::gate(self, number) {
-            return;
-        }
-        let slow = Duration::from_millis(300 + self.dice.below(3_000));
-        let hangs = false;
-        let since = self.now;
-        let fresh = CaHash::from_digest(&self.dice.bytes());
-        let (disk, config) = {
-            let machine = self.machine(number);
-            (machine.disk.clone(), machine.config.clone())
-        };
-        let member = self.next_member;
-        let placed = match (disk, config) {
-            (Disk::Server { .. } | Disk::Agent { .. }, Some(_)) => true,
-            (Disk::Empty, Some(K3sWanted::Provisional)) => {
-                self.next_member += 1;
-                self.etcds.push(Etcd { ca: fresh, members: vec![(member, number, false)], stalled: None });
-                let cluster = self.etcds.len() - 1;
-                self.machine(number).disk = Disk::Server { cluster, member };
-                true
-            }
-            (Disk::Empty, Some(K3sWanted::InCluster { role: Role::Server, server: None, .. })) => {
-                self.etcds.push(Etcd { ca: fresh, members: vec![(0, number, false)], stalled: None });
-                self.violation = Some(Violation(format!("{} started a lone cluster", name(number))));
-                true
-            }
-            (Disk::Empty, Some(K3sWanted::InCluster { role, server: Some(server), ca })) => {
-                let through = self.cluster_at(number, server);
-                match through {
-                    Some(cluster) if self.etcds[cluster].ca == ca => {
-                        if role == Role::Agent {
-                            self.machine(number).disk = Disk::Agent { cluster };
-                            true
-                        } else if self.etcds[cluster].members.iter().any(|m| m.2 || m.1 == number) {
-                            false
-                        } else {
-                            self.next_member += 1;
-                            self.etcds[cluster].members.push((member, number, true));
-                            self.machine(number).disk = Disk::Server { cluster, member };
-                            true
-                        }
-                    }
-                    _ => false,
-                }
-            }
-            (_, None) => false,
-            (Disk::Empty, Some(K3sWanted::InCluster { role: Role::Undecided | Role::Agent, .. })) => false,
-        };
-        if placed {
-            self.machine(number).k3s = Some(Running { since, slow, hangs });
-            self.say(number, || "k3s starts".to_owned());
-        }
-    }
-
-    /// The etcd cluster whose supervisor answers at an address, as seen from a machine.
-    pub fn cluster_at(&self, from: u8, at: std::net::IpAddr) -> Option<usize> {
-        let machine = self.machines.iter().find(|machine| machine.node.address == at)?;
-        let Disk::Server { cluster, .. } = machine.disk else { return None };
-        (self.linked(from, machine.number) && machine.k3s.as_ref().is_some_and(|k3s| !k3s.hangs))
-            .then_some(cluster)
-    }
-
-    fn check_invariants(&mut self) {
-        for machine in &self.machines {
-            if let Some(certificate) = &machine.record.certificate {
-                self.stored.entry(certificate.era).or_default().insert(certificate.cluster_id.to_string());
-            }
-        }
-        let mut broken = None;
-        for (era, ids) in &self.stored {
-            if ids.len() > 1 {
-                broken = Some(format!("{} certificates in era {era}", ids.len()));
-            }
-        }
-        let mut clusters = BTreeSet::new();
-        for machine in &self.machines {
-            let member = matches!(machine.record.data, Data::Member { .. });
-            if let (true, Disk::Server { cluster, .. } | Disk::Agent { cluster }) = (member, &machine.disk) {
-                clusters.insert((machine.record.era, *cluster));
-                let certified = machine.record.certificate.as_ref().map(|c| &c.ca_hash);
-                if certified != Some(&self.etcds[*cluster].ca) {
-                    broken =
-                        Some(format!("{} serves a cluster without its certificate", name(machine.number)));
-                }
-            }
-        }
-        let eras: BTreeSet<u64> = clusters.iter().map(|(era, _)| *era).collect();
-        if clusters.len() > eras.len() {
-            broken = Some("two clusters have members in one era".to_owned());
-        }
-        for machine in &self.machines {
-            // Once a certificate is known, only its founder may still be configured to found.
-            let other = machine.record.certificate.as_ref().is_some_and(|c| c.founder != machine.node.id);
-            let given_up = !matches!(machine.record.data, Data::Discarding { .. });
-            if other && given_up && machine.config == Some(muster::decide::K3sWanted::Provisional) {
-                broken = Some(format!("{} is armed beside the cluster there is", name(machine.number)));
-            }
-        }
-        for etcd in &self.etcds {
-            // Nobody may be a member beside the founder of a cluster that was not chosen.
-            if etcd.members.len() > 1 && !self.certified(&etcd.ca) {
-                broken = Some("a cluster that was not chosen was joined".to_owned());
-            }
-        }
-        if self.violation.is_none() {
-            self.violation = broken.map(Violation);
-        }
-    }
-
-    fn certified(&self, ca: &CaHash) -> bool {
-        self.machines.iter().any(|m| m.record.certificate.as_ref().is_some_and(|c| c.ca_hash == *ca))
-            || self.stored.values().any(|ids| !ids.is_empty())
-    }
-
-    /// Whether the chosen cluster has lost its majority for good: more than half of its voters' disks are gone. Nothing may
-    /// repair that by itself.
-    pub fn lost_quorum(&self) -> bool {
-        self.etcds.iter().enumerate().any(|(at, etcd)| {
-            let voters: Vec<_> = etcd.members.iter().filter(|member| !member.2).collect();
-            let kept = voters.iter().filter(|(member, number, _)| {
-                self.machines[usize::from(*number) - 1].disk == Disk::Server { cluster: at, member: *member }
-            });
-            self.machines.iter().any(|m| m.record.certificate.as_ref().is_some_and(|c| c.ca_hash == etcd.ca))
-                && 2 * kept.count() <= voters.len()
-        })
-    }
-
-    /// Whether somebody waits, by name, for a founder whose disk is gone for good: only an operator's word ends that.
-    pub fn founder_gone(&self) -> bool {
-        let here: BTreeSet<&NodeId> = self.machines.iter().map(|machine| &machine.node.id).collect();
-        let silent = ["founder-silent", "voted-founder-silent", "name-held", "no-server-live"];
-        self.machines.iter().any(|machine| {
-            let votes = machine.record.register.accepted.as_ref().map(|accepted| &accepted.certificate);
-            let named = machine.record.certificate.as_ref().or(votes);
-            named.is_some_and(|c| !here.contains(&c.founder))
-                && machine.why.iter().any(|why| silent.contains(&why.as_str()))
-        })
-    }
-
-    /// Gives the operator's word on the first machine.
-    pub fn annul(&mut self) {
-        let era = self.machines.iter().map(|machine| machine.record.era).max().unwrap_or(1);
-        let request = muster::decide::AnnulRequest { era, reason: "its founder's disk is gone".to_owned() };
-        for machine in &mut self.machines {
-            machine.annul = Some(request.clone());
-            machine.next = self.now;
-        }
-        self.say(1, || format!("the operator annuls era {era}"));
-    }
-
-    /// Whether every machine that is on serves, or is parked with a reason.
-    pub fn at_rest(&self) -> bool {
-        self.machines.iter().filter(|machine| machine.up).all(|machine| {
-            matches!(machine.phase, Some(Phase::Serving | Phase::Parked)) && !machine.why.is_empty()
-        })
-    }
 }
-
-pub use crate::machine::Running;
 
 /// Runs a future that never waits: the in-memory world answers at once.
 fn ready<F: Future>(future: F) -> F::Output {

@@ -41,6 +41,8 @@ impl Real {
                 Known::Yes(matches!(data, Data::Provisional { .. }))
             }
             Act::Start { .. } => Known::Yes(!matches!(data, Data::None | Data::Discarding { .. })),
+            // A member's k3s is never stopped to change its configuration.
+            Act::Stop { .. } => Known::Yes(matches!(data, Data::Joining { .. })),
             Act::RemoveNode { name, address, seen_dead, .. } => {
                 self.guard_removal(name, *address, *seen_dead).await
             }
@@ -94,6 +96,7 @@ impl Real {
             },
             Act::Configure { wanted } => self.configure(&wanted).await,
             Act::Start { role } => self.order(role, Order::Start).await,
+            Act::Stop { role } => self.order(role, Order::Stop).await,
             Act::Enable { role } => self.order(role, Order::Enable).await,
             Act::Discard { number } => self.discard(number).await,
             Act::RemoveNode { name, by, .. } => self.remove_node(&name, by.short()).await,
@@ -168,6 +171,10 @@ impl Real {
                     return Outcome::AlreadySo;
                 }
                 self.init.enable(service).await
+            }
+            Order::Stop => {
+                self.ordered = None;
+                self.init.stop(service, STOP).await
             }
             Order::Start => {
                 // An order that was just given shows its effect only with the next looks.
@@ -250,5 +257,6 @@ impl Real {
 #[derive(Clone, Copy)]
 enum Order {
     Start,
+    Stop,
     Enable,
 }

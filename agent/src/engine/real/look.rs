@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Real, lock};
@@ -71,9 +72,10 @@ impl Real {
                 fitness: self.host.class(),
             },
             annul: self.annulment_request(),
-            record,
+            record: Arc::new(record),
             host: self.host.seen(),
-            peers,
+            peers: Arc::new(peers),
+            shared: Arc::clone(&self.shared),
             watch,
             checks: self.checks.iter().map(|(address, (_, served))| (*address, served.clone())).collect(),
             members: match &self.members {
@@ -309,7 +311,8 @@ fn address_of(url: &str) -> Option<IpAddr> {
 }
 
 /// What the ledger says about a start, for the gate.
-pub(crate) fn gate_word(record: &Record) -> GateLedger {
+#[must_use]
+pub fn gate_word(record: &Record) -> GateLedger {
     let role = match &record.data {
         Data::Provisional { .. } => Some(K3sRole::Server),
         Data::Joining { role, .. } | Data::Member { role, .. } => match role {
@@ -323,7 +326,11 @@ pub(crate) fn gate_word(record: &Record) -> GateLedger {
         certificate: record.certificate.as_ref().map(|certificate| certificate.ca_hash.clone()),
         provisional_armed: matches!(record.data, Data::Provisional { .. }),
         member: matches!(record.data, Data::Member { .. }),
-        annulled: record.certificate.is_none() && record.annulment.is_some(),
+        // A provisional cluster beside an annulment is the next era's own: what the annulled era left is being discarded, in the
+        // same write that opened the era.
+        annulled: record.certificate.is_none()
+            && record.annulment.is_some()
+            && !matches!(record.data, Data::Provisional { .. }),
         role,
     }
 }

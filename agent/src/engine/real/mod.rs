@@ -24,6 +24,7 @@ use crate::core::{CaHash, Known, NodeId, Why};
 use crate::decide::{Act, MemberSeen, Observed};
 use crate::edge::http::Http;
 use crate::edge::systemd::Init;
+use crate::founding::Shared;
 use crate::gossip::{Claim, Gossip, PeerView};
 use crate::k3s::Paths;
 use crate::k3s::facts::K3sFacts;
@@ -42,6 +43,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The real world of one agent.
 pub struct Real {
     settings: Settings,
+    shared: Arc<Shared>,
     paths: Paths,
     id: NodeId,
     name: String,
@@ -110,7 +112,7 @@ impl World for Real {
             return;
         }
         claim.counter = counter + 1;
-        match self.gossip.publish(&claim, &input.parameters) {
+        match self.gossip.publish(&claim, &input.shared.values) {
             Ok(()) => self.claim = Some(claim),
             Err(error) => tracing::warn!(%error, "the claim was not published"),
         }

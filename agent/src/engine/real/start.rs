@@ -91,6 +91,7 @@ pub async fn begin(settings: &Settings) -> Result<Real, StartFailure> {
     let greeter = greet(settings, &gossip, &ledger, gossip.view());
     Ok(Real {
         settings: settings.clone(),
+        shared: Arc::new(settings.parameters().into()),
         paths,
         id,
         name,

@@ -1,0 +1,46 @@
+//! Agents broken on purpose: each must be caught, or the checks prove nothing.
+
+/// What is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Control {
+    /// Nothing: the agents that ship.
+    None,
+    /// Whoever has the lowest identity in a view that is large enough founds.
+    LowestIdentity,
+    /// A leader key in gossip: whoever sees none writes itself, and the later writing wins.
+    LeaderKey,
+    /// What is written is spoken of before the disk has it: a power cut takes the last write back.
+    PublishedFirst,
+    /// Votes without having seen the founder's CA.
+    NoLiveCheck,
+    /// A restart forgets the promise.
+    PromiseForgotten,
+    /// A founder whose certificate was chosen keeps its configuration to found.
+    NoDisarm,
+    /// A provisional cluster that was not chosen is kept.
+    NoDiscard,
+    /// k3s starts whatever the gate says.
+    NoGate,
+    /// More identities than the bound allows, and nobody counts them.
+    BeyondBound,
+}
+
+impl Control {
+    /// Every control.
+    pub const ALL: &[Control] = &[
+        Control::LowestIdentity,
+        Control::LeaderKey,
+        Control::PublishedFirst,
+        Control::NoLiveCheck,
+        Control::PromiseForgotten,
+        Control::NoDisarm,
+        Control::NoDiscard,
+        Control::NoGate,
+        Control::BeyondBound,
+    ];
+
+    /// Whether certificates are made without votes here, so that only two of them are a violation.
+    pub fn without_votes(self) -> bool {
+        matches!(self, Control::LowestIdentity | Control::LeaderKey)
+    }
+}
