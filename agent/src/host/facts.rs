@@ -1,6 +1,8 @@
 //! What the host says of itself: types, and parsers of text. Nothing here reads a file.
 
+pub mod examined;
 pub mod kernel;
+pub mod links;
 pub mod network;
 pub mod swap;
 pub mod sysctl;
@@ -10,7 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::core::Known;
 use crate::host::Kept;
 
+pub use examined::{Answer, CertificateSeen, Examined, PeerAnswer};
 pub use kernel::{Cgroups, OsRelease};
+pub use links::{InitLimits, Link};
 pub use network::{Listener, Protocol};
 pub use swap::{ActiveSwap, ZramConfig};
 pub use sysctl::SysctlFile;
@@ -34,6 +38,8 @@ pub struct HostFacts {
     pub files: FileFacts,
     /// What the running kernel says; none for an image.
     pub live: Option<LiveFacts>,
+    /// What a closer look found; none when nobody took one.
+    pub examined: Option<Examined>,
 }
 
 impl HostFacts {
@@ -87,6 +93,10 @@ pub struct FileFacts {
     pub ufw: Known<()>,
     /// Whether k3s's SELinux policy is installed.
     pub selinux_policy: Known<()>,
+    /// Whether AppArmor's parser is installed.
+    pub apparmor_parser: Known<()>,
+    /// `/etc/machine-id`, trimmed.
+    pub machine_id: Known<String>,
 }
 
 impl FileFacts {
@@ -136,4 +146,12 @@ pub struct LiveFacts {
     pub name_servers: Known<Vec<(String, Vec<String>)>>,
     /// Whether SELinux enforces; absent when the kernel has no SELinux.
     pub selinux: Known<bool>,
+    /// Whether AppArmor is on; absent when the kernel has none.
+    pub apparmor: Known<bool>,
+    /// What the first process may give to services in open files.
+    pub init_limits: Known<InitLimits>,
+    /// The machine's own interfaces by name; those of containers are left out.
+    pub links: Known<BTreeMap<String, Link>>,
+    /// The maker's uuid of this machine; absent where there is none.
+    pub product_uuid: Known<String>,
 }

@@ -16,6 +16,8 @@
 
 mod apply;
 mod content;
+mod doctor;
+mod examine;
 mod facts;
 mod journal;
 mod machine;
@@ -35,9 +37,12 @@ mod tests;
 
 pub use apply::{Outcome, Prepared, StepReport, apply, prepare};
 pub use content::{Content, Kept};
+pub use doctor::{Diagnosis, Fit, Identity, diagnose, render_diagnosis};
+pub use examine::{PEER_PORTS, Peer, examine, knock};
+pub use facts::examined::{fitness, shortcomings};
 pub use facts::{
-    ActiveSwap, Cgroups, FileFacts, HostFacts, Listener, LiveFacts, OsRelease, Protocol, Scope, SysctlFile,
-    UnitSeen, ZramConfig,
+    ActiveSwap, Answer, CertificateSeen, Cgroups, Examined, FileFacts, HostFacts, InitLimits, Link, Listener,
+    LiveFacts, OsRelease, PeerAnswer, Protocol, Scope, SysctlFile, UnitSeen, ZramConfig,
 };
 pub use journal::{Change, Entry, Journal, JournalError, Record};
 pub use machine::{HostError, LocalMachine, Machine, Reload};

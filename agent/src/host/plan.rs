@@ -4,7 +4,9 @@
 //! reported as such, and blocks what its absence would block.
 
 mod checks;
+mod closer;
 mod kernel;
+mod own;
 mod swap;
 
 use std::collections::BTreeSet;
@@ -13,7 +15,7 @@ use std::fmt;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
-use crate::config::Settings;
+use crate::config::{Limits, Settings};
 use crate::core::Why;
 use crate::gossip::WantedRole;
 use crate::host::facts::Scope;
@@ -39,13 +41,21 @@ pub struct HostWanted {
     pub k3s_version: String,
     /// Flannel's backend; empty means k3s's default, vxlan.
     pub flannel_backend: String,
+    /// Limits of the measurements.
+    pub limits: Limits,
+    /// The configured interface.
+    pub interface: Option<String>,
+    /// Wanted servers and founders, for the doctor's word on them.
+    pub counts: Option<(usize, usize)>,
+    /// Why the configuration does not hold, and whether a token is all that it lacks; for the doctor.
+    pub misconfigured: Option<(String, bool)>,
 }
 
 impl HostWanted {
     /// What the settings want. `k3s_runs` and `agent_runs` are for the caller to know.
     #[must_use]
     pub fn of(settings: &Settings, k3s_runs: bool, agent_runs: bool) -> Self {
-        let mut skip = settings.host_skip.clone();
+        let mut skip = settings.host.skip.clone();
         // An operator who told the kubelet of every role to run on cgroup version 1 has answered this row.
         let told = |table: &std::collections::BTreeMap<String, serde_json::Value>| {
             table.get("kubelet-arg").is_some_and(|value| value.to_string().contains("fail-cgroupv1=false"))
@@ -62,6 +72,10 @@ impl HostWanted {
             node_name_given: settings.node_name.is_some(),
             k3s_version: settings.k3s.version.clone(),
             flannel_backend: settings.k3s.flannel_backend.clone(),
+            limits: settings.host.limits,
+            interface: settings.interface.clone(),
+            counts: None,
+            misconfigured: None,
         }
     }
 }
@@ -227,11 +241,18 @@ impl HostPlan {
         self.blocks() < Blocks::Everything
     }
 
+    /// The findings, the worst first: what blocks most, then what is needed, then the order of the table.
+    #[must_use]
+    pub fn ranked(&self) -> Vec<&Finding> {
+        let mut all: Vec<&Finding> = self.findings.iter().collect();
+        all.sort_by_key(|finding| std::cmp::Reverse((finding.blocks, finding.level)));
+        all
+    }
+
     /// The finding to show first: what blocks most, then what is needed, then the order of the table.
     #[must_use]
     pub fn worst(&self) -> Option<&Finding> {
-        let weight = |finding: &&Finding| (finding.blocks, finding.level);
-        self.findings.iter().rev().max_by_key(weight)
+        self.ranked().into_iter().next()
     }
 }
 

@@ -26,7 +26,7 @@ pub fn probe(root: &Path) -> HostFacts {
 pub fn probe_as(tree: &Tree, scope: Scope) -> HostFacts {
     let owner = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     let live = (scope == Scope::Live).then(|| live::live(tree));
-    HostFacts { owner, files: files(tree, scope), live }
+    HostFacts { owner, files: files(tree, scope), live, examined: None }
 }
 
 /// Directories of units, where a name in an earlier one hides it in a later one.
@@ -86,6 +86,10 @@ fn files(tree: &Tree, scope: Scope) -> FileFacts {
             ]
             .map(|path| tree.there(path)),
         ),
+        apparmor_parser: first(
+            ["/usr/sbin/apparmor_parser", "/sbin/apparmor_parser"].map(|path| tree.there(path)),
+        ),
+        machine_id: tree.text("/etc/machine-id").map(|id| id.trim().to_owned()),
     }
 }
 

@@ -93,6 +93,8 @@ pub enum Check {
     HostName,
     /// At least this much memory, in MiB.
     Memory(u64),
+    /// At least as much memory as the configuration asks of a server.
+    ServerMemory,
     /// At least this many processors.
     Processors(u32),
     /// A clock that is not before 1980.
@@ -119,6 +121,34 @@ pub enum Check {
     NmCloudSetup,
     /// k3s's SELinux policy where SELinux enforces.
     Selinux,
+    /// AppArmor's parser where AppArmor is on.
+    AppArmor,
+    /// As many open files as k3s's unit asks for.
+    OpenFiles,
+    /// Packets of the size that an overlay network needs.
+    Mtu,
+    /// A machine-id of its own; none in an image.
+    MachineId,
+    /// A product uuid that tells this machine from others of its make.
+    ProductUuid,
+    /// A hardware address on the node's interface.
+    HardwareAddress,
+    /// A configuration that holds.
+    Configuration,
+    /// An odd number of servers.
+    OddServers,
+    /// Disk latency within its limit.
+    DiskLatency,
+    /// Free space within its limit.
+    DiskFree,
+    /// Something that keeps the clock.
+    TimeSync,
+    /// Clock offset within its limit.
+    TimeOffset,
+    /// k3s's certificates hold for a while.
+    Certificates,
+    /// Peers that were given answer on this TCP port; on ports that have no row of their own, when it is none.
+    Peers(Option<u16>),
 }
 
 /// What a row is about.
@@ -158,9 +188,6 @@ pub struct Row {
     /// Why.
     pub reason: &'static str,
 }
-
-/// The least memory of a server, MiB: a machine of 1 GiB as the kernel counts it. Documented minimum is 2 GiB.
-pub const SERVER_MEMORY_MIB: u64 = 900;
 
 /// The row of a name.
 #[must_use]
@@ -227,6 +254,7 @@ impl Check {
             }
             Check::HostName => "not `localhost`; met by a configured `node-name`".into(),
             Check::Memory(mib) => format!("`MemTotal` is {mib} MiB or more"),
+            Check::ServerMemory => "`MemTotal` is `host.min-memory-mib` or more".into(),
             Check::Processors(count) => format!("{count} processors online"),
             Check::Clock => "the wall clock".into(),
             Check::CgroupControllers => "`cgroup.controllers`, or `/proc/cgroups` for version 1".into(),
@@ -243,6 +271,23 @@ impl Check {
             Check::Firewall => "ufw switched on, firewalld enabled".into(),
             Check::NmCloudSetup => "nm-cloud-setup enabled".into(),
             Check::Selinux => "`/sys/fs/selinux/enforce`, the policy's files".into(),
+            Check::AppArmor => "`/sys/module/apparmor/parameters/enabled`, `apparmor_parser`".into(),
+            Check::OpenFiles => "`/proc/1/limits`, the capabilities in `/proc/1/status`".into(),
+            Check::Mtu => "`/sys/class/net/*/mtu` of the node's interface is 1280 or more".into(),
+            Check::MachineId => "`/etc/machine-id`".into(),
+            Check::ProductUuid => "`/sys/class/dmi/id/product_uuid`".into(),
+            Check::HardwareAddress => "`/sys/class/net/*/address` of the node's interface".into(),
+            Check::Configuration => "doctor: every source of the configuration".into(),
+            Check::OddServers => "doctor: `servers`, `founders`".into(),
+            Check::DiskLatency => "doctor, agent: see below; `host.max-fsync-ms`".into(),
+            Check::DiskFree => {
+                "doctor, agent: free MiB below `k3s.data-dir`; `host.min-disk-free-mib`".into()
+            }
+            Check::TimeSync => "doctor: adjtimex says that the clock is synchronised".into(),
+            Check::TimeOffset => "doctor, agent: adjtimex; `host.max-clock-offset-ms`".into(),
+            Check::Certificates => "doctor: `*.crt` below `k3s.data-dir`, against the wall clock".into(),
+            Check::Peers(Some(port)) => format!("doctor `--peer`: TCP {port} answers or refuses within 2 s"),
+            Check::Peers(None) => "doctor `--peer`: another TCP port that was given".into(),
         }
     }
 }

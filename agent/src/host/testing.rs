@@ -314,7 +314,10 @@ impl Machine for PlayedMachine {
                         put(root, &format!("/proc/sys/net/bridge/bridge-nf-call-{key}"), "0\n");
                     }
                 }
-                "nf_conntrack" => put(root, "/proc/sys/net/netfilter/nf_conntrack_max", "65536\n"),
+                "nf_conntrack" => {
+                    put(root, "/proc/sys/net/netfilter/nf_conntrack_max", "65536\n");
+                    put(root, "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established", "432000\n");
+                }
                 "overlay" => machine.lines("/proc/filesystems", |lines| lines.push("nodev\toverlay".into())),
                 other => panic!("nobody asked for {other}"),
             }

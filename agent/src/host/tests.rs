@@ -181,8 +181,11 @@ fn what_others_changed_since_is_named_and_left_alone() {
     put(tree.path(), SYSCTL_FILE, &(sysctl + "# mine\n"));
     put(tree.path(), "/proc/sys/kernel/panic", "60\n");
     let reports = run(revert(&mut PlayedMachine::new(tree.path()))).unwrap();
-    let left: Vec<_> =
+    let mut left: Vec<_> =
         reports.iter().filter(|report| !report.succeeded()).map(|report| report.what.as_str()).collect();
+    let entries = left.len();
+    // The file was written a second time, when a module had brought its key: both states are in the journal.
+    left.dedup();
     assert_eq!(left, ["restore /etc/sysctl.d/90-muster.conf", "restore sysctl kernel.panic"]);
     assert!(
         fs::read_text(&tree.path().join("etc/sysctl.d/90-muster.conf"))
@@ -192,7 +195,7 @@ fn what_others_changed_since_is_named_and_left_alone() {
     );
     assert_eq!(fs::read_text(&tree.path().join("proc/sys/kernel/panic")).unwrap().unwrap(), "60\n");
     // It is still known what to do about them, and said again.
-    assert_eq!(run(revert(&mut PlayedMachine::new(tree.path()))).unwrap().len(), 2);
+    assert_eq!(run(revert(&mut PlayedMachine::new(tree.path()))).unwrap().len(), entries);
 }
 
 #[test]
@@ -429,9 +432,9 @@ fn blinded(facts: &HostFacts) -> Vec<(&'static str, HostFacts)> {
         })* };
     }
     blind!(files: os, fstab, systemd, units, enabled, zram, builtin, loadable, modules_file, sysctl_file, sysctl_others,
-        network_manager, network_manager_file, ufw, selinux_policy);
+        network_manager, network_manager_file, ufw, selinux_policy, apparmor_parser, machine_id);
     blind!(live: container, swaps, loaded, proc_mounts, advertised, host_name, memory_kib, cpus, clock, cgroups, route4,
-        route6, listeners, name_servers, selinux;);
+        route6, listeners, name_servers, selinux, apparmor, init_limits, links, product_uuid;);
     for name in facts.live.iter().flat_map(|live| live.effects.keys().copied()) {
         let mut one = facts.clone();
         one.live.as_mut().unwrap().effects.insert(name, Known::Unknown(unread.clone()));

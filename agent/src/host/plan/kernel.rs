@@ -123,6 +123,18 @@ pub(super) fn sysctl(
         },
     };
     let detail = format!("{key} is {value}, wanted {}", said(wish));
+    if OUTSIDE_ONLY.contains(&key) {
+        match &live.container {
+            Known::Absent => {}
+            Known::Yes(manager) => {
+                return Some(Judged::missing(
+                    format!("{detail}, and only the machine outside this {manager} container can set it"),
+                    format!("set it there: sysctl {key}={after}"),
+                ));
+            }
+            Known::Unknown(unread) => return Some(Judged::unknown(unread)),
+        }
+    }
     let mounts = match &live.proc_mounts {
         Known::Yes(mounts) => mounts.as_slice(),
         Known::Absent => &[],
@@ -146,11 +158,18 @@ fn said(wish: Wish) -> String {
 
 /// Whether a step of this plan loads the module that makes the key.
 fn brought_by_module(key: &str, live: &LiveFacts, wanted: &HostWanted) -> bool {
-    key.starts_with("net.bridge.")
-        && !wanted.skip.contains("module.br_netfilter")
+    let (row, module) = match key {
+        _ if key.starts_with("net.bridge.") => ("module.br_netfilter", "br_netfilter"),
+        _ if key.starts_with("net.netfilter.") => ("module.nf_conntrack", "nf_conntrack"),
+        _ => return false,
+    };
+    !wanted.skip.contains(row)
         && live.container.is_absent()
-        && live.effects.get("br_netfilter").is_some_and(Known::is_absent)
+        && live.effects.get(module).is_some_and(Known::is_absent)
 }
+
+/// Keys that the kernel lets only the machine's own network namespace set.
+const OUTSIDE_ONLY: [&str; 1] = ["net.netfilter.nf_conntrack_max"];
 
 /// Our sysctl file, and later files that undo it.
 pub(super) fn keep_sysctls(facts: &HostFacts, wanted: &HostWanted) -> Judged {
