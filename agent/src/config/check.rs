@@ -179,6 +179,21 @@ impl Check<'_> {
 
     fn host(&mut self) -> Option<HostSettings> {
         let skip = self.list(Key::HostSkip, names::host_row).into_iter().collect();
+        let modules = self.list(Key::HostModules, |text| match text {
+            "wireguard" | "ip_vs" => Ok(text.to_owned()),
+            _ => {
+                Err("allowed are wireguard and ip_vs; modules that k3s always needs are loaded anyway".into())
+            }
+        });
+        let packages = self.list(Key::HostPackages, |text| match text {
+            "iscsi" | "nfs" => Ok(text.to_owned()),
+            _ => Err("allowed are iscsi and nfs".into()),
+        });
+        let open_firewall = self.text(Key::HostFirewall, |text| match text {
+            "report" => Ok(false),
+            "open" => Ok(true),
+            _ => Err("allowed are report and open".into()),
+        });
         let mut bounded = |key, from, to, unit| {
             self.whole(key, |number| match number {
                 n if (from..=to).contains(&n) => Ok(n),
@@ -195,7 +210,13 @@ impl Check<'_> {
             min_disk_free_mib: min_disk_free_mib?,
             max_clock_offset_ms: max_clock_offset_ms?,
         };
-        Some(HostSettings { skip, limits })
+        Some(HostSettings {
+            skip,
+            modules: modules.into_iter().collect(),
+            packages: packages.into_iter().collect(),
+            open_firewall: open_firewall?,
+            limits,
+        })
     }
 
     fn timing(&mut self) -> Option<Timing> {

@@ -127,6 +127,12 @@ keys! {
     K3sAgentConfig "k3s.agent-config" Table table();
     /// Rows of host preparation left out.
     HostSkip "host.skip" List list(&[]);
+    /// Kernel modules beside those of the table.
+    HostModules "host.modules" List list(&[]);
+    /// What the distribution's package manager is to bring.
+    HostPackages "host.packages" List list(&[]);
+    /// Whether a firewall of the host is opened or only reported.
+    HostFirewall "host.firewall" Text text("report");
     /// Slowest 99th percentile of one `fdatasync` that a server may have.
     HostMaxFsyncMs "host.max-fsync-ms" Whole whole(Limits::default().max_fsync_ms);
     /// Least memory of a server.

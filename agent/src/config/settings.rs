@@ -156,6 +156,12 @@ impl Default for Limits {
 pub struct HostSettings {
     /// Rows switched off by name.
     pub skip: BTreeSet<String>,
+    /// Modules of the table that are loaded only when asked for.
+    pub modules: BTreeSet<String>,
+    /// Packages of the table that are installed only when asked for.
+    pub packages: BTreeSet<String>,
+    /// Whether a firewall that is on is opened for k3s; otherwise it is only reported.
+    pub open_firewall: bool,
     /// Limits of the measurements.
     pub limits: Limits,
 }

@@ -3,10 +3,11 @@
 use serde::Serialize;
 
 use crate::core::Known;
+use crate::host::facts::firewall::parse_ufw;
 use crate::host::facts::sysctl::{key_path, plain};
 use crate::host::facts::{kernel, swap};
 use crate::host::journal::line;
-use crate::host::probe::effect_seen;
+use crate::host::probe::{effect_seen, package_there};
 use crate::host::{
     Change, HostAct, HostError, HostPlan, HostStep, HostWanted, Journal, Kind, Level, Machine, ROWS, Record,
     Reload, Scope, Tree, plan, probe_as, row,
@@ -127,6 +128,7 @@ pub(super) async fn reload_owed<M: Machine>(
         let name = match what {
             Reload::Units => "swap",
             Reload::NetworkManager => "network-manager",
+            Reload::Firewalld => "firewall",
         };
         let level = row(name).map_or(Level::Wished, |row| row.level);
         reports.push(StepReport {
@@ -206,7 +208,14 @@ async fn one<M: Machine>(
         }
         (Standing::Before, Err(error)) => {
             journal.write(machine, Record::Undone { n })?;
-            Ok(Outcome::Failed(error.chain()))
+            let cause = error.chain();
+            let meaning = match change {
+                Change::Module { .. } => kernel::refusal(&cause),
+                _ => None,
+            };
+            Ok(Outcome::Failed(
+                meaning.map_or_else(|| cause.clone(), |meaning| format!("{cause}; {meaning}")),
+            ))
         }
         (Standing::Before, Ok(())) => {
             journal.write(machine, Record::Undone { n })?;
@@ -242,6 +251,8 @@ async fn make<M: Machine>(machine: &mut M, change: &Change) -> Result<(), HostEr
         Change::Directory { path } => machine.make_directory(path),
         Change::Swap { path, .. } => machine.swap_off(path).await,
         Change::Module { name } => machine.load_module(name).await,
+        Change::Package { package, manager } => machine.install(*manager, package.name(*manager)).await,
+        Change::Ufw { rule } => machine.ufw(true, rule).await,
         Change::Sysctl { key, after, .. } => machine.set_sysctl(key, after),
     }
 }
@@ -296,6 +307,21 @@ pub(super) fn standing(tree: &Tree, change: &Change) -> Standing {
             },
             Standing::Before,
         ),
+        Change::Package { package, .. } => {
+            told(package_there(tree, *package), |()| Standing::After, Standing::Before)
+        }
+        Change::Ufw { rule } => {
+            // Each rule stands in the file of its family, or in both.
+            let v4 = tree.text("/etc/ufw/user.rules").map(|text| parse_ufw(&text).contains(rule));
+            let v6 = tree.text("/etc/ufw/user6.rules").map(|text| parse_ufw(&text).contains(rule));
+            match (v4, v6) {
+                (Known::Yes(true), _) | (_, Known::Yes(true)) => Standing::After,
+                (Known::Unknown(unread), _) | (_, Known::Unknown(unread)) => {
+                    Standing::Unknown(unread.to_string())
+                }
+                _ => Standing::Before,
+            }
+        }
         Change::Sysctl { key, before, after } => told(
             tree.text(&format!("/proc/sys/{}", key_path(key))),
             |value| match plain(&value) {

@@ -1,6 +1,7 @@
 //! What the host says of itself: types, and parsers of text. Nothing here reads a file.
 
 pub mod examined;
+pub mod firewall;
 pub mod kernel;
 pub mod links;
 pub mod network;
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::Known;
 use crate::host::Kept;
+use crate::host::profile::{Manager, Package};
 
 pub use examined::{Answer, CertificateSeen, Examined, PeerAnswer};
 pub use kernel::{Cgroups, OsRelease};
@@ -91,6 +93,16 @@ pub struct FileFacts {
     pub network_manager_file: Known<Kept>,
     /// Whether ufw is switched on in its configuration.
     pub ufw: Known<()>,
+    /// The rules that ufw has, as `ufw allow` takes them.
+    pub ufw_rules: Known<BTreeSet<String>>,
+    /// Our two firewalld policies.
+    pub firewalld_policies: [Known<Kept>; 2],
+    /// Whether `/etc/nftables.conf` has a chain that drops what it does not know.
+    pub nftables_drops: Known<bool>,
+    /// The package manager.
+    pub manager: Known<Manager>,
+    /// Packages of the table that are there, by their effect.
+    pub packages: BTreeMap<Package, Known<()>>,
     /// Whether k3s's SELinux policy is installed.
     pub selinux_policy: Known<()>,
     /// Whether AppArmor's parser is installed.

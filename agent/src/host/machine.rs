@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::Known;
 use crate::edge::{exec, fs};
 use crate::host::facts::sysctl::key_path;
-use crate::host::{JOURNAL_NAME, JournalError, Kept, Scope, Tree};
+use crate::host::{JOURNAL_NAME, JournalError, Kept, Manager, Scope, Tree};
 
 /// A change of the host, or a look at it, that failed. Unless a variant says otherwise, nothing changed.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +74,15 @@ pub enum HostError {
         /// Which module.
         name: String,
         /// What modprobe said.
+        #[source]
+        source: exec::ExecError,
+    },
+    /// A tool of the distribution failed: a package manager, or ufw. What stands there tells how far it came.
+    #[error("cannot {what}")]
+    Tool {
+        /// What it was to do.
+        what: String,
+        /// What the tool said.
         #[source]
         source: exec::ExecError,
     },
@@ -138,6 +147,8 @@ pub enum Reload {
     Units,
     /// NetworkManager.
     NetworkManager,
+    /// firewalld.
+    Firewalld,
 }
 
 impl std::fmt::Display for Reload {
@@ -145,6 +156,7 @@ impl std::fmt::Display for Reload {
         f.write_str(match self {
             Reload::Units => "systemd",
             Reload::NetworkManager => "NetworkManager",
+            Reload::Firewalld => "firewalld",
         })
     }
 }
@@ -202,6 +214,17 @@ pub trait Machine: Send {
     fn load_module(&mut self, name: &str) -> impl Future<Output = Result<(), HostError>> + Send;
     /// Takes a module out that nothing uses.
     fn unload_module(&mut self, name: &str) -> impl Future<Output = Result<(), HostError>> + Send;
+    /// Installs a package.
+    fn install(&mut self, manager: Manager, name: &str)
+    -> impl Future<Output = Result<(), HostError>> + Send;
+    /// Removes a package, and nothing that came with it.
+    fn uninstall(
+        &mut self,
+        manager: Manager,
+        name: &str,
+    ) -> impl Future<Output = Result<(), HostError>> + Send;
+    /// Adds a rule to ufw, or takes it away.
+    fn ufw(&mut self, allow: bool, rule: &str) -> impl Future<Output = Result<(), HostError>> + Send;
     /// Makes a program read its files again; one that does not run needs nothing.
     fn reload(&mut self, what: Reload) -> impl Future<Output = Result<(), HostError>> + Send;
 }
@@ -239,6 +262,17 @@ impl LocalMachine {
         Self { tree: Tree::new(root), scope, state_dir, lock: None }
     }
 
+    /// Runs a tool of the distribution, outside the agent's sandbox where systemd runs: package managers write to `/usr`.
+    async fn outside(&self, line: &[String], deadline: Duration) -> Result<(), exec::ExecError> {
+        let mut words: Vec<&str> = line.iter().map(String::as_str).collect();
+        if self.tree.there("/run/systemd/system").yes().is_some() {
+            let service = ["systemd-run", "--quiet", "--collect", "--wait", "--pipe", "--"];
+            words.splice(0..0, service);
+        }
+        let (program, arguments) = words.split_first().unwrap_or((&"true", &[]));
+        exec::run(program, arguments, deadline).await.map(drop)
+    }
+
     fn journal_path(&self) -> PathBuf {
         self.state_dir.join(JOURNAL_NAME)
     }
@@ -255,6 +289,8 @@ const SWAP_FLAG_PRIO_MASK: i32 = 0x7fff;
 
 /// Loading a module reads a few files; minutes mean that something hangs.
 const MODPROBE: Duration = Duration::from_secs(30);
+/// Downloads and the scripts of packages; longer means that something asks or hangs.
+const PACKAGES: Duration = Duration::from_secs(600);
 /// Generators run in this time.
 const SYSTEMCTL: Duration = Duration::from_secs(90);
 
@@ -361,6 +397,33 @@ impl Machine for LocalMachine {
         }
     }
 
+    async fn install(&mut self, manager: Manager, name: &str) -> Result<(), HostError> {
+        let mut lines = manager.install(name);
+        let Some(last) = lines.pop() else { return Ok(()) };
+        for line in lines {
+            // Lists that cannot be brought up to date matter only if the package is not in the old ones.
+            let _ = self.outside(&line, PACKAGES).await;
+        }
+        let done = self.outside(&last, PACKAGES).await;
+        done.map_err(|source| HostError::Tool { what: format!("install {name}"), source })
+    }
+
+    async fn uninstall(&mut self, manager: Manager, name: &str) -> Result<(), HostError> {
+        let done = self.outside(&manager.remove(name), PACKAGES).await;
+        done.map_err(|source| HostError::Tool { what: format!("remove {name}"), source })
+    }
+
+    async fn ufw(&mut self, allow: bool, rule: &str) -> Result<(), HostError> {
+        let mut line = vec!["ufw".to_owned()];
+        line.extend(if allow { vec![] } else { vec!["delete".to_owned()] });
+        line.extend(["allow".to_owned()].into_iter().chain(rule.split(' ').map(ToOwned::to_owned)));
+        if allow {
+            line.extend(["comment".to_owned(), "muster".to_owned()]);
+        }
+        let done = self.outside(&line, SYSTEMCTL).await;
+        done.map_err(|source| HostError::Tool { what: format!("let ufw take the rule {rule}"), source })
+    }
+
     async fn reload(&mut self, what: Reload) -> Result<(), HostError> {
         // The directory that systemd's own sd_booted(3) asks for; an image has nothing that runs.
         if self.scope == Scope::Image || self.tree.there("/run/systemd/system").is_absent() {
@@ -369,6 +432,7 @@ impl Machine for LocalMachine {
         let arguments: &[&str] = match what {
             Reload::Units => &["daemon-reload"],
             Reload::NetworkManager => &["try-reload-or-restart", "NetworkManager.service"],
+            Reload::Firewalld => &["try-reload-or-restart", "firewalld.service"],
         };
         match exec::run("systemctl", arguments, SYSTEMCTL).await {
             Ok(_) => Ok(()),

@@ -49,7 +49,10 @@ pub use machine::{HostError, LocalMachine, Machine, Reload};
 pub use measure::{Measured, class, measure};
 pub use plan::{Finding, HostAct, HostPlan, HostStep, HostWanted, RowState, Verdict, plan};
 pub use probe::{name_owners, probe, probe_as};
-pub use profile::{Applies, Blocks, Check, Effect, Kind, Level, Need, ROWS, Row, Wish, nearest_row, row};
+pub use profile::{
+    Applies, Blocks, Check, Effect, Kind, Level, Manager, Need, Opening, PORTS, Package, Port, ROWS, Row,
+    Wish, document_ports, nearest_row, row,
+};
 pub use revert::revert;
 pub use table::{document_table, render_reports, render_table};
 pub use tree::Tree;
@@ -60,6 +63,9 @@ pub const MODULES_FILE: &str = "/etc/modules-load.d/muster.conf";
 pub const SYSCTL_FILE: &str = "/etc/sysctl.d/90-muster.conf";
 /// Where NetworkManager is told to leave k3s's interfaces alone.
 pub const NETWORK_MANAGER_FILE: &str = "/etc/NetworkManager/conf.d/90-muster.conf";
+/// firewalld policies of ours: towards the host, and through it.
+pub const FIREWALLD_FILES: [&str; 2] =
+    ["/etc/firewalld/policies/muster-host.xml", "/etc/firewalld/policies/muster-pods.xml"];
 /// The file system table.
 pub const FSTAB: &str = "/etc/fstab";
 /// Name of the journal in the state directory.

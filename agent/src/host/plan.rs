@@ -5,6 +5,7 @@
 
 mod checks;
 mod closer;
+mod firewall;
 mod kernel;
 mod own;
 mod swap;
@@ -20,7 +21,7 @@ use crate::core::Why;
 use crate::gossip::WantedRole;
 use crate::host::facts::Scope;
 use crate::host::profile::nearest_row;
-use crate::host::{Blocks, HostFacts, Kept, Kind, Level, Need, ROWS, Row, row};
+use crate::host::{Blocks, HostFacts, Kept, Kind, Level, Manager, Need, Opening, Package, ROWS, Row, row};
 
 /// What the caller wants of the host and knows about it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -47,6 +48,14 @@ pub struct HostWanted {
     pub interface: Option<String>,
     /// Wanted servers and founders, for the doctor's word on them.
     pub counts: Option<(usize, usize)>,
+    /// Modules that come on request.
+    pub modules: BTreeSet<String>,
+    /// Packages that come on request.
+    pub packages: BTreeSet<String>,
+    /// What shall be open; none while nothing is known of the configuration.
+    pub opening: Option<Opening>,
+    /// Whether a firewall is opened, or only reported.
+    pub open_firewall: bool,
     /// Why the configuration does not hold, and whether a token is all that it lacks; for the doctor.
     pub misconfigured: Option<(String, bool)>,
 }
@@ -63,6 +72,17 @@ impl HostWanted {
         if told(&settings.k3s.server_config) && told(&settings.k3s.agent_config) {
             skip.insert("cgroup.version".to_owned());
         }
+        // Who asks for the mode asks for its module.
+        let mut modules = settings.host.modules.clone();
+        if settings.k3s.flannel_backend == "wireguard-native" {
+            modules.insert("wireguard".to_owned());
+        }
+        let ipvs = |table: &std::collections::BTreeMap<String, serde_json::Value>| {
+            table.get("kube-proxy-arg").is_some_and(|value| value.to_string().contains("proxy-mode=ipvs"))
+        };
+        if ipvs(&settings.k3s.server_config) || ipvs(&settings.k3s.agent_config) {
+            modules.insert("ip_vs".to_owned());
+        }
         Self {
             skip,
             role: settings.role,
@@ -75,6 +95,10 @@ impl HostWanted {
             limits: settings.host.limits,
             interface: settings.interface.clone(),
             counts: None,
+            modules,
+            packages: settings.host.packages.clone(),
+            opening: Some(Opening::of(settings)),
+            open_firewall: settings.host.open_firewall,
             misconfigured: None,
         }
     }
@@ -156,6 +180,18 @@ pub enum HostAct {
         /// Its name.
         name: &'static str,
     },
+    /// A package installed.
+    Install {
+        /// What it is wanted for.
+        package: Package,
+        /// By which manager.
+        manager: Manager,
+    },
+    /// A rule added to ufw.
+    UfwAllow {
+        /// As `ufw allow` takes it.
+        rule: String,
+    },
     /// A sysctl set in the running kernel.
     SetSysctl {
         /// Its key, with dots.
@@ -173,6 +209,10 @@ impl fmt::Display for HostAct {
             HostAct::SwapOff { path, .. } => write!(f, "turn off swap on {path}"),
             HostAct::PutFile { does, .. } => f.write_str(does),
             HostAct::ReloadUnits => f.write_str("let systemd read its units again"),
+            HostAct::Install { package, manager } => {
+                write!(f, "install the package {}", package.name(*manager))
+            }
+            HostAct::UfwAllow { rule } => write!(f, "ufw allow {rule}"),
             HostAct::LoadModule { name } => write!(f, "load the module {name}"),
             HostAct::SetSysctl { key, before, after } => write!(f, "set {key} from {before} to {after}"),
         }
@@ -332,7 +372,8 @@ pub fn plan(facts: &HostFacts, wanted: &HostWanted) -> HostPlan {
             ),
         });
     }
-    for row in ROWS.iter().filter(|row| row.applies.to(wanted.role)) {
+    let asked = |row: &&Row| row.applies.to(wanted.role) && row.is_asked(&wanted.modules, &wanted.packages);
+    for row in ROWS.iter().filter(asked) {
         if wanted.skip.contains(row.name) {
             plan.rows.push(state(row, Verdict::Skipped, false, "switched off by host.skip".into()));
         } else if let Some(judged) = judge(row, facts, wanted) {
@@ -345,11 +386,13 @@ pub fn plan(facts: &HostFacts, wanted: &HostWanted) -> HostPlan {
 fn judge(row: &Row, facts: &HostFacts, wanted: &HostWanted) -> Option<Judged> {
     match row.kind {
         Kind::Swap => Some(swap::judge(facts)),
-        Kind::Module(name, _) => kernel::module(name, facts.live.as_ref()?),
+        Kind::Module(name, _) => kernel::module(name, &facts.files, facts.live.as_ref()?),
         Kind::KeepModules => Some(kernel::keep_modules(facts, wanted)),
         Kind::Sysctl(key, wish) => kernel::sysctl(key, wish, facts, wanted),
         Kind::KeepSysctls => Some(kernel::keep_sysctls(facts, wanted)),
         Kind::NetworkManager => kernel::network_manager(facts),
+        Kind::Package(package) => Some(own::package(package, facts)),
+        Kind::Firewall => firewall::judge(facts, wanted),
         Kind::Check(check) => checks::judge(check, facts, wanted),
     }
 }

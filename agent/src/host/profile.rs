@@ -3,11 +3,18 @@
 //! Sources: k3s's own behaviour (it loads modules, sets forwarding and tolerates swap by itself), the kubelet's
 //! `protect-kernel-defaults` list, k3s's documented requirements, and operators' advice. Which is which stands in each row.
 
+mod packages;
+mod ports;
 mod rows;
+
+use std::collections::BTreeSet;
 
 use crate::gossip::WantedRole;
 use crate::host::facts::Protocol;
 
+pub use packages::{Manager, Package};
+pub(in crate::host) use ports::word;
+pub use ports::{Opening, PORTS, Port, document_ports};
 pub use rows::ROWS;
 
 /// How much depends on a row.
@@ -115,8 +122,6 @@ pub enum Check {
     ReversePath,
     /// A resolver file that a pod can use.
     NameServers,
-    /// No host firewall that nobody told about k3s.
-    Firewall,
     /// No nm-cloud-setup.
     NmCloudSetup,
     /// k3s's SELinux policy where SELinux enforces.
@@ -166,6 +171,10 @@ pub enum Kind {
     KeepSysctls,
     /// The NetworkManager file.
     NetworkManager,
+    /// A package, by what it brings.
+    Package(Package),
+    /// The firewall of the host.
+    Firewall,
     /// Looked at only.
     Check(Check),
 }
@@ -189,6 +198,9 @@ pub struct Row {
     pub reason: &'static str,
 }
 
+/// Modules that are loaded only when somebody asks for them.
+const ON_REQUEST: [&str; 2] = ["wireguard", "ip_vs"];
+
 /// The row of a name.
 #[must_use]
 pub fn row(name: &str) -> Option<&'static Row> {
@@ -203,6 +215,16 @@ pub fn nearest_row(text: &str) -> &'static str {
 }
 
 impl Row {
+    /// Whether anybody asked for it: every row but the modules and packages that come on request.
+    #[must_use]
+    pub fn is_asked(&self, modules: &BTreeSet<String>, packages: &BTreeSet<String>) -> bool {
+        match self.kind {
+            Kind::Module(name, _) => !ON_REQUEST.contains(&name) || modules.contains(name),
+            Kind::Package(package) => packages.contains(package.word()),
+            _ => true,
+        }
+    }
+
     /// How it is looked at.
     #[must_use]
     pub fn probed(&self) -> String {
@@ -217,6 +239,8 @@ impl Row {
             Kind::Sysctl(key, Wish::AtLeast(value)) => format!("`{key}` is {value} or more"),
             Kind::KeepSysctls => format!("`{}` and every file read after it", super::SYSCTL_FILE),
             Kind::NetworkManager => format!("`{}`", super::NETWORK_MANAGER_FILE),
+            Kind::Package(package) => format!("by effect: `{}`", package.programs()[0]),
+            Kind::Firewall => "ufw switched on, firewalld enabled, nftables with a chain that drops".into(),
             Kind::Check(check) => check.probed(),
         }
     }
@@ -227,6 +251,8 @@ impl Row {
         match self.kind {
             Kind::Swap => "swapoff; fstab lines of type swap commented out; units and zram files masked",
             Kind::Module(..) => "modprobe",
+            Kind::Package(_) => "with `host.packages`: apt-get, dnf, zypper or apk",
+            Kind::Firewall => "with `host.firewall = \"open\"`: `ufw allow`; firewalld policies of our own",
             Kind::Sysctl(..) => "written below `/proc/sys`",
             Kind::KeepModules | Kind::KeepSysctls | Kind::NetworkManager => "the file is written",
             Kind::Check(_) => "",
@@ -239,6 +265,8 @@ impl Row {
         match self.kind {
             Kind::Swap => "files and links as they were; swapon with the old priority",
             Kind::Module(..) => "modprobe -r, if Muster loaded it and nothing uses it",
+            Kind::Package(_) => "the package removed, if Muster installed it; what came with it stays",
+            Kind::Firewall => "`ufw delete allow`; the files from before, or none",
             Kind::Sysctl(..) => "the value from before",
             Kind::KeepModules | Kind::KeepSysctls | Kind::NetworkManager => "the file from before, or none",
             Kind::Check(_) => "",
@@ -268,7 +296,6 @@ impl Check {
             }
             Check::ReversePath => "`net.ipv4.conf.all.rp_filter` is not 1".into(),
             Check::NameServers => "`/etc/resolv.conf`, `/run/systemd/resolve/resolv.conf`".into(),
-            Check::Firewall => "ufw switched on, firewalld enabled".into(),
             Check::NmCloudSetup => "nm-cloud-setup enabled".into(),
             Check::Selinux => "`/sys/fs/selinux/enforce`, the policy's files".into(),
             Check::AppArmor => "`/sys/module/apparmor/parameters/enabled`, `apparmor_parser`".into(),
@@ -294,8 +321,6 @@ impl Check {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]

@@ -58,6 +58,8 @@ async fn undo<M: Machine>(machine: &mut M, change: &Change) -> Result<(), HostEr
         Change::Directory { path } => machine.remove_directory(path),
         Change::Swap { path, priority } => machine.swap_on(path, *priority).await,
         Change::Module { name } => machine.unload_module(name).await,
+        Change::Package { package, manager } => machine.uninstall(*manager, package.name(*manager)).await,
+        Change::Ufw { rule } => machine.ufw(false, rule).await,
         Change::Sysctl { key, before, .. } => machine.set_sysctl(key, before),
     }
 }

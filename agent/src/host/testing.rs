@@ -10,7 +10,7 @@ use crate::core::Known;
 use crate::edge::fs;
 use crate::host::facts::swap::{FstabLine, fstab_line, parse_swaps, swap_unit};
 use crate::host::facts::sysctl::key_path;
-use crate::host::{FSTAB, HostError, JOURNAL_NAME, Kept, Machine, Reload, Scope, Tree};
+use crate::host::{FSTAB, HostError, JOURNAL_NAME, Kept, Machine, Manager, Package, Reload, Scope, Tree};
 
 /// What happens at the n-th change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -319,6 +319,8 @@ impl Machine for PlayedMachine {
                     put(root, "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established", "432000\n");
                 }
                 "overlay" => machine.lines("/proc/filesystems", |lines| lines.push("nodev\toverlay".into())),
+                "wireguard" => put(root, "/sys/module/wireguard/version", "1.0.0\n"),
+                "ip_vs" => put(root, "/proc/net/ip_vs", "IP Virtual Server version 1.2.1 (size=4096)\n"),
                 other => panic!("nobody asked for {other}"),
             }
             Ok(())
@@ -334,9 +336,42 @@ impl Machine for PlayedMachine {
             match name {
                 "br_netfilter" => remove("proc/sys/net/bridge"),
                 "nf_conntrack" => remove("proc/sys/net/netfilter"),
+                "wireguard" => remove("sys/module"),
+                "ip_vs" => fs::remove(&machine.root().join("proc/net/ip_vs")).unwrap(),
                 _ => machine
                     .lines("/proc/filesystems", |lines| lines.retain(|line| !line.ends_with("\toverlay"))),
             }
+            Ok(())
+        })
+    }
+
+    async fn install(&mut self, manager: Manager, name: &str) -> Result<(), HostError> {
+        self.plain(|machine| {
+            let all = Package::ALL.into_iter().find(|package| package.name(manager) == name);
+            put(machine.root(), all.unwrap().programs()[0], "a program");
+            Ok(())
+        })
+    }
+
+    async fn uninstall(&mut self, manager: Manager, name: &str) -> Result<(), HostError> {
+        self.plain(|machine| {
+            let all = Package::ALL.into_iter().find(|package| package.name(manager) == name);
+            fs::remove(&machine.root().join(&all.unwrap().programs()[0][1..])).unwrap();
+            Ok(())
+        })
+    }
+
+    async fn ufw(&mut self, allow: bool, rule: &str) -> Result<(), HostError> {
+        self.plain(|machine| {
+            let (protocol, port, from) = match rule.strip_prefix("from ") {
+                Some(network) => ("any", "any", network),
+                None => rule.split_once('/').map(|(port, protocol)| (protocol, port, "0.0.0.0/0")).unwrap(),
+            };
+            let tuple = format!("### tuple ### allow {protocol} {port} 0.0.0.0/0 any {from} in");
+            machine.lines("/etc/ufw/user.rules", |lines| match allow {
+                true => lines.push(format!("{tuple} comment=6d7573746572")),
+                false => lines.retain(|line| !line.starts_with(&tuple)),
+            });
             Ok(())
         })
     }

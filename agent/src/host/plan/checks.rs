@@ -17,7 +17,6 @@ const CONTROLLERS: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
 pub(super) fn judge(check: Check, facts: &HostFacts, wanted: &HostWanted) -> Option<Judged> {
     let files = &facts.files;
     match check {
-        Check::Firewall => return firewall(files),
         Check::NmCloudSetup => return nm_cloud_setup(files),
         Check::MachineId => return own::machine_id(facts),
         Check::Configuration => return closer::configuration(wanted),
@@ -59,11 +58,7 @@ pub(super) fn judge(check: Check, facts: &HostFacts, wanted: &HostWanted) -> Opt
         | Check::TimeOffset
         | Check::Certificates
         | Check::Peers(_) => closer::judge(check, facts.examined.as_ref()?, live, wanted),
-        Check::Firewall
-        | Check::NmCloudSetup
-        | Check::MachineId
-        | Check::Configuration
-        | Check::OddServers => None,
+        Check::NmCloudSetup | Check::MachineId | Check::Configuration | Check::OddServers => None,
     }
 }
 
@@ -273,30 +268,6 @@ fn name_servers(live: &LiveFacts) -> Option<Judged> {
             )
         }
     })
-}
-
-fn firewall(files: &FileFacts) -> Option<Judged> {
-    let firewalld = match &files.enabled {
-        Known::Yes(enabled) => enabled.contains("firewalld.service"),
-        Known::Absent => false,
-        Known::Unknown(unread) => return Some(Judged::unknown(unread)),
-    };
-    let ufw = match &files.ufw {
-        Known::Yes(()) => true,
-        Known::Absent => false,
-        Known::Unknown(unread) => return Some(Judged::unknown(unread)),
-    };
-    let name = match (ufw, firewalld) {
-        (false, false) => return None,
-        (true, false) => "ufw",
-        (false, true) => "firewalld",
-        (true, true) => "ufw and firewalld",
-    };
-    Some(Judged::missing(
-        format!("{name} starts at boot"),
-        "allow TCP 6443 and 10250 from all nodes, TCP 2379-2380 between servers, UDP 8472 and Muster's gossip port between \
-         nodes, and trust the pod and service networks",
-    ))
 }
 
 fn nm_cloud_setup(files: &FileFacts) -> Option<Judged> {

@@ -2,7 +2,7 @@
 
 use super::{HostWanted, Judged};
 use crate::core::{Known, Unread};
-use crate::host::{HostFacts, Link, LiveFacts};
+use crate::host::{HostAct, HostFacts, Link, LiveFacts, Package};
 
 /// What k3s's unit asks for.
 const OPEN_FILES: u64 = 1_048_576;
@@ -122,4 +122,26 @@ pub(super) fn open_files(live: &LiveFacts) -> Option<Judged> {
             "give the container CAP_SYS_RESOURCE or a larger limit where it is started",
         ),
     })
+}
+
+/// A package that somebody asked for, by its effect.
+pub(super) fn package(package: Package, facts: &HostFacts) -> Judged {
+    let there = facts.files.packages.get(&package).cloned().unwrap_or(Known::Absent);
+    match (there, &facts.files.manager, &facts.live) {
+        (Known::Yes(()), _, _) => Judged::ok("installed"),
+        (Known::Unknown(unread), _, _) => Judged::unknown(&unread),
+        (Known::Absent, _, None) => Judged::missing(
+            format!("{} is not in this image", package.word()),
+            "install it where the image is built: its package manager may not run here",
+        ),
+        (Known::Absent, Known::Yes(manager), Some(_)) => Judged::mended(
+            format!("{} is not installed", package.name(*manager)),
+            vec![HostAct::Install { package, manager: *manager }],
+        ),
+        (Known::Absent, Known::Absent, Some(_)) => Judged::missing(
+            format!("{} is not installed, and no package manager is known here", package.word()),
+            "install it by hand; apt-get, dnf, zypper and apk are known",
+        ),
+        (Known::Absent, Known::Unknown(unread), Some(_)) => Judged::unknown(unread),
+    }
 }

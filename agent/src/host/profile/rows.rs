@@ -1,6 +1,6 @@
 //! The table itself.
 
-use super::{Applies, Blocks, Check, Effect, Kind, Level, Need, Row, Wish};
+use super::{Applies, Blocks, Check, Effect, Kind, Level, Need, Package, Row, Wish};
 use crate::host::facts::Protocol;
 
 use Blocks::{Everything, Nothing, Server};
@@ -51,6 +51,20 @@ pub const ROWS: &[Row] = &[
         Need::K3sDoesIt,
         Nothing,
         "kube-proxy's address translation and its conntrack limits",
+    ),
+    needed(
+        "module.wireguard",
+        Kind::Module("wireguard", Effect::Path("/sys/module/wireguard")),
+        Need::K3s,
+        Nothing,
+        "flannel's wireguard-native backend; on request: that backend, or `host.modules`",
+    ),
+    needed(
+        "module.ip_vs",
+        Kind::Module("ip_vs", Effect::Path("/proc/net/ip_vs")),
+        Need::K3s,
+        Nothing,
+        "kube-proxy's mode ipvs; on request: that mode in `kube-proxy-arg`, or `host.modules`",
     ),
     wished(
         "module.vxlan",
@@ -161,6 +175,18 @@ pub const ROWS: &[Row] = &[
         Kind::KeepSysctls,
         Need::Advice,
         "sysctls hold at boot, before k3s and the kubelet set theirs",
+    ),
+    wished(
+        "package.iscsi",
+        Kind::Package(Package::Iscsi),
+        Need::Advice,
+        "volumes by iSCSI, as Longhorn makes them; on request: `host.packages`",
+    ),
+    wished(
+        "package.nfs",
+        Kind::Package(Package::Nfs),
+        Need::Advice,
+        "volumes by NFS; on request: `host.packages`",
     ),
     wished(
         "network-manager",
@@ -286,9 +312,9 @@ pub const ROWS: &[Row] = &[
     ),
     wished(
         "firewall",
-        Kind::Check(Look::Firewall),
+        Kind::Firewall,
         Need::Advice,
-        "ufw and firewalld drop k3s's traffic until its ports and networks are allowed",
+        "ufw, firewalld and nftables chains that drop stop k3s's traffic until its ports and networks are allowed",
     ),
     wished(
         "nm-cloud-setup",
