@@ -1,5 +1,6 @@
 //! How long a formation takes by Muster, against the same k3s started by hand in the best order.
 
+mod host;
 mod measure;
 mod oracle;
 
@@ -8,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
+
+pub use host::HostBench;
 
 use crate::host::Host;
 use crate::lab::{Lab, Spec};
