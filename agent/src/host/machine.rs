@@ -15,129 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::Known;
 use crate::edge::{exec, fs};
 use crate::host::facts::sysctl::key_path;
-use crate::host::{JOURNAL_NAME, JournalError, Kept, Manager, Scope, Tree};
-
-/// A change of the host, or a look at it, that failed. Unless a variant says otherwise, nothing changed.
-#[derive(Debug, thiserror::Error)]
-pub enum HostError {
-    /// A file operation.
-    #[error(transparent)]
-    File(#[from] fs::FsError),
-    /// A path whose way cannot be looked at.
-    #[error("cannot follow the way to {}", path.display())]
-    Way {
-        /// Which path.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A link in the image leads outside it; the file there belongs to another machine.
-    #[error("{} leads outside the image through a link", path.display())]
-    Outside {
-        /// Which path.
-        path: PathBuf,
-    },
-    /// A directory or device where a file should be.
-    #[error("{} is neither a file nor a link", path.display())]
-    NotAFile {
-        /// Which path.
-        path: PathBuf,
-    },
-    /// Swap could not be turned off or on.
-    #[error("cannot turn {way} swap on {path}")]
-    Swap {
-        /// `off` or `on`.
-        way: &'static str,
-        /// Which area.
-        path: String,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A sysctl could not be set. A bad value and a read-only `/proc/sys` both come here, told apart by the source.
-    #[error("cannot set {key} to {value}")]
-    Sysctl {
-        /// Its key.
-        key: String,
-        /// The value it was to have.
-        value: String,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A module could not be loaded or taken out.
-    #[error("cannot {way} the module {name}")]
-    Module {
-        /// `load` or `take out`.
-        way: &'static str,
-        /// Which module.
-        name: String,
-        /// What modprobe said.
-        #[source]
-        source: exec::ExecError,
-    },
-    /// A tool of the distribution failed: a package manager, or ufw. What stands there tells how far it came.
-    #[error("cannot {what}")]
-    Tool {
-        /// What it was to do.
-        what: String,
-        /// What the tool said.
-        #[source]
-        source: exec::ExecError,
-    },
-    /// A program that keeps files in memory did not read them again. The files are changed; the next pass tells it again.
-    #[error("cannot make {what} read its files again")]
-    Reload {
-        /// Who.
-        what: Reload,
-        /// What systemctl said.
-        #[source]
-        source: exec::ExecError,
-    },
-    /// The journal cannot be trusted: nothing is changed.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// The journal cannot be written: the change it should have announced was not made.
-    #[error("cannot write the host journal {}", path.display())]
-    JournalWrite {
-        /// Where it is.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Another process is changing the host just now.
-    #[error("another muster is changing this host (it holds {})", path.display())]
-    Busy {
-        /// The lock.
-        path: PathBuf,
-    },
-}
-
-impl HostError {
-    /// The innermost cause in words, for a status line.
-    #[must_use]
-    pub fn cause(&self) -> String {
-        let mut error: &dyn std::error::Error = self;
-        while let Some(source) = error.source() {
-            error = source;
-        }
-        error.to_string()
-    }
-
-    /// The whole chain in one line.
-    #[must_use]
-    pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut error: &dyn std::error::Error = self;
-        while let Some(source) = error.source() {
-            text = format!("{text}: {source}");
-            error = source;
-        }
-        text
-    }
-}
+use crate::host::{HostError, JOURNAL_NAME, Kept, Manager, Scope, Tree};
 
 /// Programs that keep files in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -169,11 +47,11 @@ pub trait Machine: Send {
     fn scope(&self) -> Scope;
     /// The journal's text; absent when there is none.
     fn journal(&self) -> Known<String>;
-    /// Adds a line to the journal and syncs it.
+    /// Adds lines to the journal, synced or not.
     ///
     /// # Errors
-    /// When it is not surely on disk.
-    fn journal_append(&mut self, line: &str) -> Result<(), HostError>;
+    /// When they are not there, or, synced, not surely on disk.
+    fn journal_append(&mut self, lines: &str, synced: bool) -> Result<(), HostError>;
     /// Puts another text in place of the journal, or takes it away.
     ///
     /// # Errors
@@ -307,9 +185,9 @@ impl Machine for LocalMachine {
         fs::known_text(&self.journal_path())
     }
 
-    fn journal_append(&mut self, line: &str) -> Result<(), HostError> {
-        fs::append_synced(&self.journal_path(), line.as_bytes(), 0o600)
-            .map_err(|error| self.write_failed(error))
+    fn journal_append(&mut self, lines: &str, synced: bool) -> Result<(), HostError> {
+        let append = if synced { fs::append_synced } else { fs::append_volatile };
+        append(&self.journal_path(), lines.as_bytes(), 0o600).map_err(|error| self.write_failed(error))
     }
 
     fn journal_replace(&mut self, text: Option<&str>) -> Result<(), HostError> {

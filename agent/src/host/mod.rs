@@ -17,9 +17,11 @@
 mod apply;
 mod content;
 mod doctor;
+mod error;
 mod examine;
 mod facts;
 mod journal;
+mod ledgered;
 mod machine;
 mod measure;
 mod plan;
@@ -38,6 +40,7 @@ mod tests;
 pub use apply::{Outcome, Prepared, StepReport, apply, prepare};
 pub use content::{Content, Kept};
 pub use doctor::{Diagnosis, Fit, Identity, diagnose, render_diagnosis};
+pub use error::HostError;
 pub use examine::{PEER_PORTS, Peer, examine, knock};
 pub use facts::examined::{fitness, shortcomings};
 pub use facts::{
@@ -45,7 +48,7 @@ pub use facts::{
     LiveFacts, OsRelease, PeerAnswer, Protocol, Scope, SysctlFile, UnitSeen, ZramConfig,
 };
 pub use journal::{Change, Entry, Journal, JournalError, Record};
-pub use machine::{HostError, LocalMachine, Machine, Reload};
+pub use machine::{LocalMachine, Machine, Reload};
 pub use measure::{Measured, class, measure};
 pub use plan::{Finding, HostAct, HostPlan, HostStep, HostWanted, RowState, Verdict, plan};
 pub use probe::{name_owners, probe, probe_as};

@@ -1,6 +1,7 @@
 //! Taking back exactly what was done: the journal, backwards. What somebody else changed since is named and left alone.
 
-use crate::host::apply::{Ledgered, Standing, reload_owed, standing};
+use crate::host::apply::{Standing, reload_owed, standing};
+use crate::host::ledgered::Ledgered;
 use crate::host::{Change, Entry, HostError, Level, Machine, Outcome, Record, StepReport, row};
 
 /// Undoes every change in the journal, the latest first; the journal goes when nothing is left in it.

@@ -21,6 +21,8 @@ pub enum Fault {
     DieAfter,
     /// A line of the journal is written in part, then the process dies; another change dies before it.
     Tear,
+    /// The power goes before it, and what was added to the journal without a sync is lost.
+    Lose,
     /// It fails with an I/O error, and the process goes on.
     Refuse,
 }
@@ -37,6 +39,8 @@ pub struct PlayedMachine {
     pub gpt_swap: bool,
     fault: Option<(usize, Fault)>,
     dead: bool,
+    /// Bytes at the end of the journal that are not synced.
+    lost: usize,
 }
 
 /// A temporary directory in memory where there is one: these tests sync thousands of files.
@@ -111,8 +115,8 @@ fn walk(root: &Path, directory: &Path, seen: &mut BTreeMap<String, String>) {
                 .collect();
             swaps.sort();
             format!("{swaps:?}")
-        } else if ["proc/modules", "proc/filesystems"].contains(&name.as_str()) {
-            // The kernel's own order is that of loading.
+        } else if ["proc/modules", "proc/filesystems", "etc/ufw/user.rules"].contains(&name.as_str()) {
+            // In the order of loading, or of the rounds.
             let text = text(root, &name);
             let mut lines: Vec<&str> = text.lines().collect();
             lines.sort_unstable();
@@ -149,6 +153,7 @@ impl PlayedMachine {
             gpt_swap: false,
             fault: None,
             dead: false,
+            lost: 0,
         }
     }
 
@@ -175,11 +180,20 @@ impl PlayedMachine {
                 match fault {
                     Fault::DieAfter => act(self)?,
                     Fault::Tear => torn(self),
+                    Fault::Lose => self.lose(),
                     Fault::DieBefore | Fault::Refuse => {}
                 }
                 Err(died())
             }
             _ => act(self),
+        }
+    }
+
+    /// What was not synced never was.
+    fn lose(&self) {
+        if let Some(text) = fs::read_text(&self.journal_path()).unwrap() {
+            fs::write_volatile(&self.journal_path(), &text.as_bytes()[..text.len() - self.lost], 0o600)
+                .unwrap();
         }
     }
 
@@ -239,15 +253,17 @@ impl Machine for PlayedMachine {
         fs::known_text(&self.journal_path())
     }
 
-    fn journal_append(&mut self, line: &str) -> Result<(), HostError> {
+    fn journal_append(&mut self, line: &str, synced: bool) -> Result<(), HostError> {
         self.change(
             |machine| {
                 fs::create_directory(&machine.state_dir, 0o700).unwrap();
-                Ok(fs::append_synced(&machine.journal_path(), line.as_bytes(), 0o600)?)
+                fs::append_volatile(&machine.journal_path(), line.as_bytes(), 0o600)?;
+                machine.lost = if synced { 0 } else { machine.lost + line.len() };
+                Ok(())
             },
             |machine| {
                 fs::create_directory(&machine.state_dir, 0o700).unwrap();
-                fs::append_synced(&machine.journal_path(), &line.as_bytes()[..line.len() / 2], 0o600)
+                fs::append_volatile(&machine.journal_path(), &line.as_bytes()[..line.len() / 2], 0o600)
                     .unwrap();
             },
         )
@@ -256,7 +272,10 @@ impl Machine for PlayedMachine {
     fn journal_replace(&mut self, text: Option<&str>) -> Result<(), HostError> {
         self.plain(|machine| {
             match text {
-                Some(text) => fs::write_atomic(&machine.journal_path(), text.as_bytes(), 0o600)?,
+                Some(text) => {
+                    fs::write_atomic(&machine.journal_path(), text.as_bytes(), 0o600)?;
+                    machine.lost = 0;
+                }
                 None => fs::remove_synced(&machine.journal_path())?,
             }
             Ok(())

@@ -167,7 +167,7 @@ fn what_is_asked_for_is_done_and_taken_back_at_every_crash_point() {
     assert!(kept.ends_with("overlay\nbr_netfilter\nnf_conntrack\nwireguard\nip_vs\n"), "{kept}");
     let goal = snapshot(tree.path());
     // Unasked, what was asked for before stays as it is, and nothing is planned against it but our own lists.
-    for fault in [Fault::DieBefore, Fault::DieAfter, Fault::Tear, Fault::Refuse] {
+    for fault in [Fault::DieBefore, Fault::DieAfter, Fault::Tear, Fault::Lose, Fault::Refuse] {
         for at in (1..=machine.changes).step_by(3) {
             let tree = copy_of(VM);
             let asked = greedy(tree.path());
@@ -189,7 +189,7 @@ fn apply_interrupted_anywhere_goes_on_or_back() {
     run(prepare(&mut machine, &wanted())).unwrap();
     let goal = snapshot(counted.path());
     assert!(machine.changes > 60, "{}", machine.changes);
-    for fault in [Fault::DieBefore, Fault::DieAfter, Fault::Tear, Fault::Refuse] {
+    for fault in [Fault::DieBefore, Fault::DieAfter, Fault::Tear, Fault::Lose, Fault::Refuse] {
         for at in 1..=machine.changes {
             let tree = copy_of(VM);
             let _ = run(prepare(&mut PlayedMachine::failing(tree.path(), at, fault), &wanted()));
@@ -218,7 +218,7 @@ fn revert_interrupted_anywhere_ends_where_it_began() {
     let applied = copy_of(VM);
     let original = snapshot(applied.path());
     run(prepare(&mut PlayedMachine::new(applied.path()), &wanted())).unwrap();
-    for fault in [Fault::DieBefore, Fault::DieAfter, Fault::Tear, Fault::Refuse] {
+    for fault in [Fault::DieBefore, Fault::DieAfter, Fault::Tear, Fault::Lose, Fault::Refuse] {
         for at in 1.. {
             let tree = temporary();
             copy(applied.path(), tree.path());
