@@ -25,13 +25,18 @@ pub const USAGE: u8 = 2;
 pub const WAITING: u8 = 3;
 /// `why`, `up`: the node is parked until a person acts or the named cause is gone.
 pub const PARKED: u8 = 4;
+/// `doctor`: the machine may be an agent, and is not told to be one.
+pub const AGENT_ONLY: u8 = 5;
+/// `doctor`: the machine may be neither server nor agent.
+pub const NEITHER: u8 = 6;
 
 /// Turns identical machines into one highly available k3s cluster, and keeps it one.
 #[derive(Parser)]
 #[command(
     name = "muster",
     version,
-    after_help = "Exit codes: 0 done (why, up: serving), 1 failed, 2 usage, 3 waiting or degraded, 4 parked.\n\n\
+    after_help = "Exit codes: 0 done (why, up: serving), 1 failed, 2 usage, 3 waiting or degraded, 4 parked;\n\
+                  doctor: 5 an agent only, 6 neither server nor agent.\n\n\
                   Examples:\n  \
                   muster up --servers 1            a single-server cluster on this machine\n  \
                   muster status                    where this node and its peers stand\n  \
@@ -72,6 +77,17 @@ enum Command {
     Apply(HostArgs),
     /// Undo exactly what apply did, from its journal.
     Revert(HostArgs),
+    /// Say whether this machine may be a server, an agent or neither, the worst finding first. Changes nothing; writes and
+    /// removes a few kilobytes where etcd will live.
+    #[command(
+        after_help = "Exit codes: 0 it may be what it is configured to be, 5 an agent only, 6 neither.\n\n\
+                            Example:\n  muster doctor --peer 10.0.0.12 --peer 10.0.0.13:6443"
+    )]
+    Doctor {
+        /// A machine whose ports 6443, 2379, 2380 and 10250, or this one port, are knocked at over TCP.
+        #[arg(long = "peer", value_name = "ADDR[:PORT]", value_delimiter = ',')]
+        peers: Vec<crate::host::Peer>,
+    },
     /// Show where this node and its peers stand.
     Status,
     /// Name the one fact that blocks, and what happens next.
@@ -236,6 +252,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => host::plan(&flags, &args.root, json),
         Command::Apply(args) => host::apply(&flags, &args.root, json),
         Command::Revert(args) => host::revert(&flags, &args.root, json),
+        Command::Doctor { peers } => host::doctor(&flags, &peers, json),
         Command::Status => status::status(&flags, json),
         Command::Why => status::why(&flags, json),
         Command::Founding(FoundingCommand::Show) => founding::show(&flags, json),
@@ -298,9 +315,13 @@ mod tests {
     #[test]
     fn the_command_tree_is_sound() {
         Cli::command().debug_assert();
-        for line in
-            ["muster gate server", "muster gate agent", "muster up --servers 1", "muster plan --root /mnt"]
-        {
+        for line in [
+            "muster gate server",
+            "muster gate agent",
+            "muster up --servers 1",
+            "muster plan --root /mnt",
+            "muster doctor --peer 10.0.0.2,node3:6443 --peer [fd00::4]",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
     }

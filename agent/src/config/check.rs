@@ -7,7 +7,7 @@ use super::keys::Key;
 use super::merge::Merged;
 use super::names;
 use super::problem::ConfigError;
-use super::settings::{FoundingMode, K3sSettings, Settings, Timing};
+use super::settings::{FoundingMode, HostSettings, K3sSettings, Limits, Settings, Timing};
 use super::show::masked_text;
 use crate::core::Secret;
 use crate::gossip::WantedRole;
@@ -119,7 +119,7 @@ impl Check<'_> {
             let reason = "the ledger must outlive k3s's data: it cannot lie inside k3s.data-dir";
             self.refuse(Key::StateDir, &state.display().to_string(), reason.into());
         }
-        let host_skip = self.list(Key::HostSkip, names::host_row).into_iter().collect();
+        let host = self.host();
         let api_addresses = self.list(Key::ApiAddresses, |text| names::url(text, &["https"]));
         let timing = self.timing();
         let secrets = secrets?;
@@ -139,7 +139,7 @@ impl Check<'_> {
             state_dir: state_dir?,
             run_dir: run_dir?,
             k3s: k3s?,
-            host_skip,
+            host: host?,
             api_addresses,
             timing: timing?,
         })
@@ -174,6 +174,48 @@ impl Check<'_> {
             Ok(0) | Err(_) => Err("allowed are ports from 1 to 65535".into()),
             Ok(_) if TAKEN_PORTS.contains(&port) => Err("this UDP port is taken by k3s's own network".into()),
             Ok(port) => Ok(port),
+        })
+    }
+
+    fn host(&mut self) -> Option<HostSettings> {
+        let skip = self.list(Key::HostSkip, names::host_row).into_iter().collect();
+        let modules = self.list(Key::HostModules, |text| match text {
+            "wireguard" | "ip_vs" => Ok(text.to_owned()),
+            _ => {
+                Err("allowed are wireguard and ip_vs; modules that k3s always needs are loaded anyway".into())
+            }
+        });
+        let packages = self.list(Key::HostPackages, |text| match text {
+            "iscsi" | "nfs" => Ok(text.to_owned()),
+            _ => Err("allowed are iscsi and nfs".into()),
+        });
+        let open_firewall = self.text(Key::HostFirewall, |text| match text {
+            "report" => Ok(false),
+            "open" => Ok(true),
+            _ => Err("allowed are report and open".into()),
+        });
+        let mut bounded = |key, from, to, unit| {
+            self.whole(key, |number| match number {
+                n if (from..=to).contains(&n) => Ok(n),
+                _ => Err(format!("allowed are {from} to {to} {unit}")),
+            })
+        };
+        let max_fsync_ms = bounded(Key::HostMaxFsyncMs, 1, 10_000, "milliseconds");
+        let min_memory_mib = bounded(Key::HostMinMemoryMib, 256, 1 << 24, "MiB");
+        let min_disk_free_mib = bounded(Key::HostMinDiskFreeMib, 0, 1 << 30, "MiB");
+        let max_clock_offset_ms = bounded(Key::HostMaxClockOffsetMs, 1, 60_000, "milliseconds");
+        let limits = Limits {
+            max_fsync_ms: max_fsync_ms?,
+            min_memory_mib: min_memory_mib?,
+            min_disk_free_mib: min_disk_free_mib?,
+            max_clock_offset_ms: max_clock_offset_ms?,
+        };
+        Some(HostSettings {
+            skip,
+            modules: modules.into_iter().collect(),
+            packages: packages.into_iter().collect(),
+            open_firewall: open_firewall?,
+            limits,
         })
     }
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::settings::Timing;
+use super::settings::{Limits, Timing};
 
 /// What a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +127,20 @@ keys! {
     K3sAgentConfig "k3s.agent-config" Table table();
     /// Rows of host preparation left out.
     HostSkip "host.skip" List list(&[]);
+    /// Kernel modules beside those of the table.
+    HostModules "host.modules" List list(&[]);
+    /// What the distribution's package manager is to bring.
+    HostPackages "host.packages" List list(&[]);
+    /// Whether a firewall of the host is opened or only reported.
+    HostFirewall "host.firewall" Text text("report");
+    /// Slowest 99th percentile of one `fdatasync` that a server may have.
+    HostMaxFsyncMs "host.max-fsync-ms" Whole whole(Limits::default().max_fsync_ms);
+    /// Least memory of a server.
+    HostMinMemoryMib "host.min-memory-mib" Whole whole(Limits::default().min_memory_mib);
+    /// Least free space where k3s's data lie.
+    HostMinDiskFreeMib "host.min-disk-free-mib" Whole whole(Limits::default().min_disk_free_mib);
+    /// Largest distance of the clock from its time source.
+    HostMaxClockOffsetMs "host.max-clock-offset-ms" Whole whole(Limits::default().max_clock_offset_ms);
     /// Addresses of an API that must not answer when a cluster is founded.
     ApiAddresses "api.addresses" List list(&[]);
     /// Gossip interval.

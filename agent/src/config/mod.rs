@@ -32,6 +32,6 @@ pub use fingerprint::Fingerprint;
 pub use load::{Loaded, TokenSource, load, load_making_token};
 pub use merge::Origin;
 pub use problem::{ConfigError, ConfigErrors};
-pub use settings::{FoundingMode, K3sSettings, Seed, Settings, Source, Timing};
+pub use settings::{FoundingMode, HostSettings, K3sSettings, Limits, Seed, Settings, Source, Timing};
 pub use show::{Shown, table};
 pub use sources::{Env, Flags};

@@ -129,6 +129,43 @@ impl Default for Timing {
     }
 }
 
+/// What a machine must measure to be as good a server as any. Except for memory, a machine on the wrong side of one still may
+/// be a server: it yields to every machine that is on the right side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Slowest 99th percentile of one `fdatasync`, in milliseconds.
+    pub max_fsync_ms: u64,
+    /// Least memory of a server, in MiB; a machine with less is no server.
+    pub min_memory_mib: u64,
+    /// Least free space where k3s's data lie, in MiB.
+    pub min_disk_free_mib: u64,
+    /// Largest distance of the clock from its time source, in milliseconds.
+    pub max_clock_offset_ms: u64,
+}
+
+impl Default for Limits {
+    /// etcd's advice is a disk of 10 ms and its heartbeat comes every 100; a machine of 1 GiB as the kernel counts it; images of
+    /// a bare k3s with room for a log and a snapshot; etcd warns of clocks that are a second apart.
+    fn default() -> Self {
+        Self { max_fsync_ms: 30, min_memory_mib: 900, min_disk_free_mib: 4_096, max_clock_offset_ms: 1_000 }
+    }
+}
+
+/// What the host is told beside the table of rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostSettings {
+    /// Rows switched off by name.
+    pub skip: BTreeSet<String>,
+    /// Modules of the table that are loaded only when asked for.
+    pub modules: BTreeSet<String>,
+    /// Packages of the table that are installed only when asked for.
+    pub packages: BTreeSet<String>,
+    /// Whether a firewall that is on is opened for k3s; otherwise it is only reported.
+    pub open_firewall: bool,
+    /// Limits of the measurements.
+    pub limits: Limits,
+}
+
 /// Everything the agent was told, checked.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -162,8 +199,8 @@ pub struct Settings {
     pub run_dir: PathBuf,
     /// k3s.
     pub k3s: K3sSettings,
-    /// Host rows switched off by name.
-    pub host_skip: BTreeSet<String>,
+    /// The host.
+    pub host: HostSettings,
     /// API addresses (VIP, DNS name, load balancer) that must not answer when a cluster is founded.
     pub api_addresses: Vec<String>,
     /// Pace.

@@ -77,6 +77,8 @@ pub struct HostSeen {
     pub blocks_all: Vec<Why>,
     /// Reasons why no server may run here.
     pub blocks_server: Vec<Why>,
+    /// On which sides of the limits the machine is wrong: it yields to machines that are not.
+    pub short: Vec<Why>,
 }
 
 /// Memory of the agent, advice only: nothing that safety rests on.

@@ -30,3 +30,33 @@ pub fn random<const N: usize>() -> std::io::Result<[u8; N]> {
         .map_err(|_| std::io::Error::other("the kernel gave no random bytes"))?;
     Ok(bytes)
 }
+
+/// What the kernel says of its wall clock's discipline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Discipline {
+    /// Whether something keeps it to a time source.
+    pub synchronised: bool,
+    /// How far it is from that source, in microseconds, either way; what is left to be corrected.
+    pub offset_micros: u64,
+}
+
+/// Asks the kernel how the wall clock is kept, by adjtimex(2) without any change.
+///
+/// # Errors
+/// When the system call is refused, as some sandboxes do.
+pub fn discipline() -> std::io::Result<Discipline> {
+    // SAFETY: `timex` is plain numbers, for which all zeroes are valid; with `modes` zero the kernel only writes to it.
+    #[expect(unsafe_code, reason = "no safe wrapper of this call exists")]
+    let (state, asked) = unsafe {
+        let mut asked: libc::timex = std::mem::zeroed();
+        (libc::adjtimex(&raw mut asked), asked)
+    };
+    if state < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    let unit = if asked.status & libc::STA_NANO == 0 { 1 } else { 1_000 };
+    Ok(Discipline {
+        synchronised: state != libc::TIME_ERROR && asked.status & libc::STA_UNSYNC == 0,
+        offset_micros: asked.offset.unsigned_abs() / unit,
+    })
+}

@@ -312,6 +312,15 @@ pub fn append_synced(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError
     Ok(())
 }
 
+/// Appends to a file that is there, without a sync: a power cut may lose it, whole or in part.
+///
+/// # Errors
+/// When any part fails; a part of the bytes may then be in the file.
+pub fn append_volatile(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
+    let fail = |source| FsError::Change { path: path.to_owned(), doing: "append to", source };
+    open_append(path, mode)?.write_all(bytes).map_err(fail)
+}
+
 fn sync_directory(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }

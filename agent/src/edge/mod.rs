@@ -5,5 +5,6 @@ pub mod clock;
 pub mod exec;
 pub mod fs;
 pub mod http;
+pub mod link;
 pub mod netif;
 pub mod systemd;

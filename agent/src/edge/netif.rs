@@ -1,9 +1,10 @@
-//! Which address is this node's: configured, of a named interface, or of the interface that the default route leaves by.
+//! Which address is this node's: configured, or the best of those by which the default route leaves or the seeds are reached.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 
 use super::fs;
+use super::link::{LinkKind, kind_of};
 use crate::core::Known;
 
 /// An address of an interface of this machine.
@@ -13,6 +14,8 @@ pub struct Address {
     pub interface: String,
     /// The address.
     pub ip: IpAddr,
+    /// Bits of its network: 32 or 128 for an address that stands alone.
+    pub prefix: u8,
 }
 
 /// What the settings say about it.
@@ -22,6 +25,43 @@ pub struct Wish<'a> {
     pub ip: Option<IpAddr>,
     /// `interface`.
     pub interface: Option<&'a str>,
+    /// Whether the first pod network is an IPv6 one: a node's address must be of its family.
+    pub v6_first: bool,
+}
+
+/// What the machine says about it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Scene<'a> {
+    /// Every address, in the kernel's order.
+    pub addresses: &'a [Address],
+    /// Interface of the default route.
+    pub route: Option<&'a str>,
+    /// The addresses that the kernel would send from to the seeds; this machine's own address where it is a seed itself.
+    pub toward_seeds: &'a [IpAddr],
+}
+
+/// An address, and why it is this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The address.
+    pub ip: IpAddr,
+    /// Its interface.
+    pub interface: String,
+    /// What speaks for it, the strongest first.
+    pub because: Vec<&'static str>,
+    /// The others that machines could reach, each with what speaks against it.
+    pub passed_over: Vec<(Address, &'static str)>,
+}
+
+impl std::fmt::Display for Choice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} on {}: {}", self.ip, self.interface, self.because.join(", "))?;
+        for (at, (other, against)) in self.passed_over.iter().enumerate() {
+            let lead = if at == 0 { "; passed over " } else { ", " };
+            write!(f, "{lead}{} on {} ({against})", other.ip, other.interface)?;
+        }
+        Ok(())
+    }
 }
 
 /// No address could be chosen; nothing can be announced or served without one.
@@ -41,28 +81,111 @@ pub enum AddressError {
     Unreadable(String),
 }
 
-/// Chooses among the addresses there are. `route` is the interface of the default route, if there is one.
+/// Points of an address. The family decides over all, for a node must be reached in that of its pods; then the way to the
+/// seeds, which a person gave; then the default route; the rest breaks ties.
+const FAMILY: u32 = 2_000;
+const SEEDS: u32 = 400;
+const ROUTE: u32 = 200;
+const PRIVATE: u32 = 50;
+const IN_A_NETWORK: u32 = 20;
+
+/// Chooses among the addresses there are. Without a configured address or interface only those count by which the default route
+/// leaves or a seed is reached, and none of an interface that containers or a tunnel made, unless the default route
+/// leaves by nothing else.
 ///
 /// # Errors
 /// When nothing fits what was asked for.
-pub fn choose(addresses: &[Address], route: Option<&str>, wish: Wish<'_>) -> Result<IpAddr, AddressError> {
-    if let Some(ip) = wish.ip {
-        if addresses.iter().any(|address| address.ip == ip) {
-            return Ok(ip);
-        }
-        let there: Vec<String> = addresses.iter().map(|address| address.ip.to_string()).collect();
-        return Err(AddressError::NotHere(ip, there.join(", ")));
-    }
-    let of = |interface: &str| {
-        let usable =
-            addresses.iter().filter(|address| address.interface == interface && is_usable(address.ip));
-        // IPv4 first: k3s's own default on a dual-stack machine.
-        usable.min_by_key(|address| address.ip.is_ipv6()).map(|address| address.ip)
+pub fn choose(scene: Scene<'_>, wish: Wish<'_>) -> Result<Choice, AddressError> {
+    let points = |address: &Address| score(address, scene, wish);
+    let best = |candidates: Vec<&Address>| {
+        // The first of equals: the kernel lists an interface's own address before those that were added.
+        candidates.into_iter().rev().max_by_key(|address| points(address).0).cloned()
     };
-    match (wish.interface, route) {
-        (Some(interface), _) => of(interface).ok_or_else(|| AddressError::Interface(interface.to_owned())),
-        (None, Some(interface)) => of(interface).ok_or_else(|| AddressError::Interface(interface.to_owned())),
-        (None, None) => Err(AddressError::NoRoute),
+    let usable = scene.addresses.iter().filter(|address| is_usable(address.ip));
+    let chosen = match (wish.ip, wish.interface, scene.route) {
+        (Some(ip), _, _) => {
+            let there = || scene.addresses.iter().map(|a| a.ip.to_string()).collect::<Vec<_>>().join(", ");
+            let found = scene.addresses.iter().find(|address| address.ip == ip);
+            found.cloned().ok_or_else(|| AddressError::NotHere(ip, there()))?
+        }
+        (None, Some(interface), _) => best(usable.filter(|address| address.interface == interface).collect())
+            .ok_or_else(|| AddressError::Interface(interface.to_owned()))?,
+        (None, None, None) => return Err(AddressError::NoRoute),
+        (None, None, Some(route)) => {
+            let leads =
+                |address: &&Address| address.interface == route || scene.toward_seeds.contains(&address.ip);
+            let leading: Vec<&Address> = usable.filter(leads).collect();
+            let own =
+                leading.iter().copied().filter(|a| kind_of(&a.interface) == LinkKind::Machine).collect();
+            best(own).or_else(|| best(leading)).ok_or_else(|| AddressError::Interface(route.to_owned()))?
+        }
+    };
+    let mut because = points(&chosen).1;
+    if wish.ip.is_some() {
+        because.insert(0, "configured");
+    } else if wish.interface.is_some() {
+        because.insert(0, "the configured interface");
+    }
+    if because.is_empty() {
+        because.push("there is no other");
+    }
+    let others = scene.addresses.iter().filter(|other| is_usable(other.ip) && **other != chosen);
+    Ok(Choice {
+        passed_over: others.map(|other| (other.clone(), against(other, scene, wish))).collect(),
+        ip: chosen.ip,
+        interface: chosen.interface,
+        because,
+    })
+}
+
+fn score(address: &Address, scene: Scene<'_>, wish: Wish<'_>) -> (u32, Vec<&'static str>) {
+    let mut points = 0;
+    let mut because = Vec::new();
+    for (holds, worth, word) in [
+        (address.ip.is_ipv6() == wish.v6_first, FAMILY, ""),
+        (scene.toward_seeds.contains(&address.ip), SEEDS, "the way to a seed"),
+        (scene.route == Some(address.interface.as_str()), ROUTE, "the default route's interface"),
+        (is_private(address.ip), PRIVATE, "a private address"),
+        (!stands_alone(address), IN_A_NETWORK, ""),
+    ] {
+        if holds {
+            points += worth;
+            because.extend((!word.is_empty()).then_some(word));
+        }
+    }
+    (points, because)
+}
+
+/// The first thing that speaks against an address that was not chosen.
+fn against(address: &Address, scene: Scene<'_>, wish: Wish<'_>) -> &'static str {
+    match kind_of(&address.interface) {
+        LinkKind::Container => return "made by a container engine or hypervisor",
+        LinkKind::Vpn => return "a tunnel",
+        LinkKind::Loopback => return "carries nothing between machines",
+        LinkKind::Machine => {}
+    }
+    if wish.ip.is_some() || wish.interface.is_some_and(|interface| interface != address.interface) {
+        "not the configured one"
+    } else if address.ip.is_ipv6() != wish.v6_first {
+        "not of the family of the pod network"
+    } else if stands_alone(address) {
+        "an address without a network, as virtual ones are"
+    } else if scene.route != Some(address.interface.as_str()) && !scene.toward_seeds.contains(&address.ip) {
+        "neither the default route nor a seed is reached by it"
+    } else {
+        "less speaks for it"
+    }
+}
+
+fn stands_alone(address: &Address) -> bool {
+    address.prefix == if address.ip.is_ipv4() { 32 } else { 128 }
+}
+
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private(),
+        // fc00::/7, unique local addresses.
+        IpAddr::V6(ip) => ip.segments()[0] & 0xfe00 == 0xfc00,
     }
 }
 
@@ -100,14 +223,20 @@ pub fn default_route6(text: &str) -> Option<String> {
     routes.min().map(|(_, name)| name.to_owned())
 }
 
-/// Looks at the machine and chooses.
+/// Looks at the machine and chooses. Nothing is sent: the kernel is asked which way it would take to the seeds.
 ///
 /// # Errors
 /// As [`choose`], and when the machine cannot be asked.
-pub fn node_address(wish: Wish<'_>) -> Result<IpAddr, AddressError> {
+pub fn node_address(wish: Wish<'_>, seeds: &[SocketAddr]) -> Result<Choice, AddressError> {
     let interfaces = if_addrs::get_if_addrs().map_err(|error| AddressError::Unreadable(error.to_string()))?;
-    let addresses: Vec<Address> =
-        interfaces.into_iter().map(|i| Address { ip: i.ip(), interface: i.name }).collect();
+    let prefix = |interface: &if_addrs::Interface| match &interface.addr {
+        if_addrs::IfAddr::V4(v4) => v4.prefixlen,
+        if_addrs::IfAddr::V6(v6) => v6.prefixlen,
+    };
+    let addresses: Vec<Address> = interfaces
+        .into_iter()
+        .map(|i| Address { ip: i.ip(), prefix: prefix(&i), interface: i.name })
+        .collect();
     let route = match fs::known_text(Path::new("/proc/net/route")) {
         Known::Yes(text) => default_route4(&text),
         Known::Absent => None,
@@ -119,37 +248,121 @@ pub fn node_address(wish: Wish<'_>) -> Result<IpAddr, AddressError> {
         (None, Known::Absent) => None,
         (None, Known::Unknown(unread)) => return Err(AddressError::Unreadable(unread.to_string())),
     };
-    choose(&addresses, route.as_deref(), wish)
+    let toward_seeds: Vec<IpAddr> = seeds.iter().filter_map(|seed| source_toward(*seed)).collect();
+    choose(Scene { addresses: &addresses, route: route.as_deref(), toward_seeds: &toward_seeds }, wish)
+}
+
+/// The address that the kernel would send from; none where there is no way. A connected UDP socket sends nothing by itself.
+fn source_toward(seed: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr =
+        if seed.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).ok()?;
+    socket.connect(seed).ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn addresses() -> Vec<Address> {
-        [
-            ("lo", "127.0.0.1"),
-            ("eth0", "fe80::1"),
-            ("eth0", "fd00::5"),
-            ("eth0", "10.0.0.5"),
-            ("eth1", "192.168.1.5"),
-        ]
-        .iter()
-        .map(|(interface, ip)| Address { interface: (*interface).into(), ip: ip.parse().unwrap() })
-        .collect()
+    fn addresses(all: &[(&str, &str, u8)]) -> Vec<Address> {
+        let address = |(interface, ip, prefix): &(&str, &str, u8)| Address {
+            interface: (*interface).into(),
+            ip: ip.parse().unwrap(),
+            prefix: *prefix,
+        };
+        all.iter().map(address).collect()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    const HOST: [(&str, &str, u8); 6] = [
+        ("lo", "127.0.0.1", 8),
+        ("eth0", "fe80::1", 64),
+        ("eth0", "fd00::5", 64),
+        ("eth0", "10.0.0.5", 24),
+        ("eth1", "192.168.1.5", 24),
+        ("docker0", "172.17.0.1", 16),
+    ];
+
+    #[test]
+    fn the_address_follows_the_wish_then_the_seeds_then_the_route() {
+        let wish = |ip, interface| Wish { ip, interface, v6_first: false };
+        let v6 = Wish { v6_first: true, ..Wish::default() };
+        for (name, route, toward, wish, wanted) in [
+            ("route", Some("eth0"), "", Wish::default(), Ok("10.0.0.5")),
+            ("IPv6 pods", Some("eth0"), "", v6, Ok("fd00::5")),
+            ("interface", Some("eth0"), "", wish(None, Some("eth1")), Ok("192.168.1.5")),
+            (
+                "a container's interface, asked for",
+                Some("eth0"),
+                "",
+                wish(None, Some("docker0")),
+                Ok("172.17.0.1"),
+            ),
+            ("node-ip", None, "", wish(Some(ip("fd00::5")), None), Ok("fd00::5")),
+            ("seeds", Some("eth0"), "192.168.1.5", Wish::default(), Ok("192.168.1.5")),
+            ("seeds by IPv6, pods by IPv4", Some("eth0"), "fd00::5", Wish::default(), Ok("10.0.0.5")),
+            ("seeds behind a container bridge", Some("eth0"), "172.17.0.1", Wish::default(), Ok("10.0.0.5")),
+            ("no route", None, "192.168.1.5", Wish::default(), Err(AddressError::NoRoute)),
+            ("loopback", None, "", wish(None, Some("lo")), Err(AddressError::Interface("lo".into()))),
+            (
+                "route without an address",
+                Some("eth9"),
+                "",
+                Wish::default(),
+                Err(AddressError::Interface("eth9".into())),
+            ),
+        ] {
+            let all = addresses(&HOST);
+            let toward: Vec<IpAddr> = toward.parse().into_iter().collect();
+            let chosen = choose(Scene { addresses: &all, route, toward_seeds: &toward }, wish);
+            assert_eq!(chosen.map(|choice| choice.ip), wanted.map(ip), "{name}");
+        }
+        let all = addresses(&HOST);
+        let nowhere = choose(Scene { addresses: &all, ..Scene::default() }, wish(Some(ip("10.9.9.9")), None));
+        assert!(matches!(nowhere, Err(AddressError::NotHere(..))));
     }
 
     #[test]
-    fn the_address_follows_the_wish_then_the_route() {
-        let a = addresses();
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let wish = |ip, interface| Wish { ip, interface };
-        assert_eq!(choose(&a, Some("eth0"), Wish::default()), Ok(ip("10.0.0.5")));
-        assert_eq!(choose(&a, Some("eth0"), wish(None, Some("eth1"))), Ok(ip("192.168.1.5")));
-        assert_eq!(choose(&a, None, wish(Some(ip("fd00::5")), None)), Ok(ip("fd00::5")));
-        assert_eq!(choose(&a, None, Wish::default()), Err(AddressError::NoRoute));
-        assert_eq!(choose(&a, None, wish(None, Some("lo"))), Err(AddressError::Interface("lo".into())));
-        assert!(matches!(choose(&a, None, wish(Some(ip("10.9.9.9")), None)), Err(AddressError::NotHere(..))));
+    fn among_the_addresses_of_one_interface_the_private_and_the_first_win_and_virtual_ones_lose() {
+        let chosen = |all: &[(&str, &str, u8)]| {
+            let all = addresses(all);
+            choose(Scene { addresses: &all, route: Some("eth0"), toward_seeds: &[] }, Wish::default())
+                .unwrap()
+        };
+        let virtual_first = [("eth0", "10.0.0.100", 32), ("eth0", "10.0.0.5", 24)];
+        assert_eq!(chosen(&virtual_first).ip, ip("10.0.0.5"));
+        let public_first = [("eth0", "203.0.113.5", 24), ("eth0", "10.0.0.5", 24)];
+        assert_eq!(chosen(&public_first).ip, ip("10.0.0.5"));
+        assert_eq!(chosen(&[("eth0", "10.0.0.5", 24), ("eth0", "10.0.0.6", 24)]).ip, ip("10.0.0.5"));
+        // A cloud that gives every machine an address without a network.
+        assert_eq!(chosen(&[("eth0", "10.0.0.100", 32)]).ip, ip("10.0.0.100"));
+        // Only IPv6 there, whatever the pods have: better than nothing, and said elsewhere.
+        assert_eq!(chosen(&[("eth0", "2001:db8::5", 64)]).ip, ip("2001:db8::5"));
+        // A default route by a tunnel is taken when there is nothing else.
+        let tunnel = addresses(&[("tun0", "10.8.0.5", 24), ("docker0", "172.17.0.1", 16)]);
+        let scene = Scene { addresses: &tunnel, route: Some("tun0"), toward_seeds: &[] };
+        assert_eq!(choose(scene, Wish::default()).unwrap().ip, ip("10.8.0.5"));
+    }
+
+    #[test]
+    fn a_choice_explains_itself() {
+        let all = addresses(&HOST);
+        let scene = Scene { addresses: &all, route: Some("eth0"), toward_seeds: &[ip("10.0.0.5")] };
+        assert_eq!(
+            choose(scene, Wish::default()).unwrap().to_string(),
+            "10.0.0.5 on eth0: the way to a seed, the default route's interface, a private address; passed over fd00::5 on \
+             eth0 (not of the family of the pod network), 192.168.1.5 on eth1 (neither the default route nor a seed is \
+             reached by it), 172.17.0.1 on docker0 (made by a container engine or hypervisor)"
+        );
+    }
+
+    #[test]
+    fn the_way_to_a_seed_on_this_machine_is_its_own_address() {
+        assert_eq!(source_toward("127.0.0.1:7846".parse().unwrap()), Some(ip("127.0.0.1")));
     }
 
     #[test]

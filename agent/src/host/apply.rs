@@ -3,13 +3,14 @@
 use serde::Serialize;
 
 use crate::core::Known;
+use crate::host::facts::firewall::parse_ufw;
 use crate::host::facts::sysctl::{key_path, plain};
 use crate::host::facts::{kernel, swap};
-use crate::host::journal::line;
-use crate::host::probe::effect_seen;
+use crate::host::ledgered::Ledgered;
+use crate::host::probe::{effect_seen, package_there};
 use crate::host::{
-    Change, HostAct, HostError, HostPlan, HostStep, HostWanted, Journal, Kind, Level, Machine, ROWS, Record,
-    Reload, Scope, Tree, plan, probe_as, row,
+    Change, HostAct, HostError, HostPlan, HostStep, HostWanted, Kind, Level, Machine, ROWS, Record, Reload,
+    Tree, plan, probe_as, row,
 };
 
 /// What became of one step.
@@ -101,12 +102,22 @@ async fn locked<M: Machine>(machine: &mut M, plan: &HostPlan) -> Result<Vec<Step
     let mut journal = Ledgered::load(machine)?;
     journal.settle(machine)?;
     let mut reports = Vec::new();
-    for step in &plan.steps {
+    let mut steps = plan.steps.as_slice();
+    while let Some(step) = steps.first() {
+        // Sysctls take microseconds each, and a sync takes milliseconds: they share one.
+        let together = steps.iter().take_while(|step| matches!(step.act, HostAct::SetSysctl { .. })).count();
+        if together > 1 {
+            let (now, later) = steps.split_at(together);
+            reports.extend(several(machine, &mut journal, now).await?);
+            steps = later;
+            continue;
+        }
         let outcome = match &step.act {
             HostAct::ReloadUnits => reload(machine, &mut journal, Reload::Units).await?,
             act => perform(machine, &mut journal, step.row, act).await?,
         };
         reports.push(report(step, outcome));
+        steps = &steps[1..];
     }
     reports.extend(reload_owed(machine, &mut journal).await?);
     Ok(reports)
@@ -127,6 +138,7 @@ pub(super) async fn reload_owed<M: Machine>(
         let name = match what {
             Reload::Units => "swap",
             Reload::NetworkManager => "network-manager",
+            Reload::Firewalld => "firewall",
         };
         let level = row(name).map_or(Level::Wished, |row| row.level);
         reports.push(StepReport {
@@ -165,11 +177,7 @@ async fn perform<M: Machine>(
     let Some(change) = Change::of(act) else { return Ok(Outcome::AlreadySo) };
     match standing(machine.tree(), &change) {
         Standing::Before => {}
-        Standing::After => return Ok(Outcome::AlreadySo),
-        Standing::Foreign => {
-            return Ok(Outcome::ChangedByOthers(format!("{change} changed since it was looked at")));
-        }
-        Standing::Unknown(cause) => return Ok(Outcome::Failed(cause)),
+        other => return Ok(unchanged(Some(other), Some(&change))),
     }
     if let Change::File { path, after: Some(_), .. } = &change {
         for directory in missing_parents(machine.tree(), path) {
@@ -182,6 +190,52 @@ async fn perform<M: Machine>(
     one(machine, journal, row, change).await
 }
 
+/// Several changes, whose intents are written before the first of them. A crash in between leaves intents of changes that were
+/// not made, which the next pass takes back by what it sees.
+async fn several<M: Machine>(
+    machine: &mut M,
+    journal: &mut Ledgered,
+    steps: &[HostStep],
+) -> Result<Vec<StepReport>, HostError> {
+    let mut judged = Vec::new();
+    let mut intents = Vec::new();
+    let mut n = journal.journal.next();
+    for step in steps {
+        let change = Change::of(&step.act);
+        match (change.as_ref().map(|change| standing(machine.tree(), change)), change) {
+            (Some(Standing::Before), Some(change)) => {
+                intents.push(Record::Intent { n, row: step.row.to_owned(), change: change.clone() });
+                judged.push((step, Ok((n, change))));
+                n += 1;
+            }
+            (standing, change) => judged.push((step, Err(unchanged(standing, change.as_ref())))),
+        }
+    }
+    if !intents.is_empty() {
+        journal.write_all(machine, intents, true)?;
+    }
+    let mut reports = Vec::new();
+    for (step, judged) in judged {
+        let outcome = match judged {
+            Ok((n, change)) => made(machine, journal, n, change).await?,
+            Err(outcome) => outcome,
+        };
+        reports.push(report(step, outcome));
+    }
+    Ok(reports)
+}
+
+/// The outcome of a change that is not made because of how its thing stands.
+fn unchanged(standing: Option<Standing>, change: Option<&Change>) -> Outcome {
+    match (standing, change) {
+        (Some(Standing::Foreign), Some(change)) => {
+            Outcome::ChangedByOthers(format!("{change} changed since it was looked at"))
+        }
+        (Some(Standing::Unknown(cause)), _) => Outcome::Failed(cause),
+        _ => Outcome::AlreadySo,
+    }
+}
+
 /// One change between its two records.
 async fn one<M: Machine>(
     machine: &mut M,
@@ -191,6 +245,16 @@ async fn one<M: Machine>(
 ) -> Result<Outcome, HostError> {
     let n = journal.journal.next();
     journal.write(machine, Record::Intent { n, row: row.to_owned(), change: change.clone() })?;
+    made(machine, journal, n, change).await
+}
+
+/// A change whose intent is written.
+async fn made<M: Machine>(
+    machine: &mut M,
+    journal: &mut Ledgered,
+    n: u64,
+    change: Change,
+) -> Result<Outcome, HostError> {
     let result = make(machine, &change).await;
     // The effect is the judge, not the exit code: modprobe fails where a feature is built in, and a rename may stand
     // although its directory could not be synced.
@@ -206,7 +270,14 @@ async fn one<M: Machine>(
         }
         (Standing::Before, Err(error)) => {
             journal.write(machine, Record::Undone { n })?;
-            Ok(Outcome::Failed(error.chain()))
+            let cause = error.chain();
+            let meaning = match change {
+                Change::Module { .. } => kernel::refusal(&cause),
+                _ => None,
+            };
+            Ok(Outcome::Failed(
+                meaning.map_or_else(|| cause.clone(), |meaning| format!("{cause}; {meaning}")),
+            ))
         }
         (Standing::Before, Ok(())) => {
             journal.write(machine, Record::Undone { n })?;
@@ -242,6 +313,8 @@ async fn make<M: Machine>(machine: &mut M, change: &Change) -> Result<(), HostEr
         Change::Directory { path } => machine.make_directory(path),
         Change::Swap { path, .. } => machine.swap_off(path).await,
         Change::Module { name } => machine.load_module(name).await,
+        Change::Package { package, manager } => machine.install(*manager, package.name(*manager)).await,
+        Change::Ufw { rule } => machine.ufw(true, rule).await,
         Change::Sysctl { key, after, .. } => machine.set_sysctl(key, after),
     }
 }
@@ -296,6 +369,21 @@ pub(super) fn standing(tree: &Tree, change: &Change) -> Standing {
             },
             Standing::Before,
         ),
+        Change::Package { package, .. } => {
+            told(package_there(tree, *package), |()| Standing::After, Standing::Before)
+        }
+        Change::Ufw { rule } => {
+            // Each rule stands in the file of its family, or in both.
+            let v4 = tree.text("/etc/ufw/user.rules").map(|text| parse_ufw(&text).contains(rule));
+            let v6 = tree.text("/etc/ufw/user6.rules").map(|text| parse_ufw(&text).contains(rule));
+            match (v4, v6) {
+                (Known::Yes(true), _) | (_, Known::Yes(true)) => Standing::After,
+                (Known::Unknown(unread), _) | (_, Known::Unknown(unread)) => {
+                    Standing::Unknown(unread.to_string())
+                }
+                _ => Standing::Before,
+            }
+        }
         Change::Sysctl { key, before, after } => told(
             tree.text(&format!("/proc/sys/{}", key_path(key))),
             |value| match plain(&value) {
@@ -315,61 +403,4 @@ fn told<T>(known: Known<T>, yes: impl FnOnce(T) -> Standing, absent: Standing) -
         Known::Absent => absent,
         Known::Unknown(unread) => Standing::Unknown(unread.to_string()),
     }
-}
-
-/// The journal with its file.
-pub(super) struct Ledgered {
-    pub(super) journal: Journal,
-}
-
-impl Ledgered {
-    pub(super) fn load<M: Machine>(machine: &M) -> Result<Self, HostError> {
-        let journal = match machine.journal() {
-            Known::Yes(text) => Journal::parse(&text)?,
-            Known::Absent => Journal::default(),
-            Known::Unknown(unread) => {
-                return Err(HostError::JournalWrite {
-                    path: unread.what.into(),
-                    source: std::io::Error::other(unread.cause),
-                });
-            }
-        };
-        Ok(Self { journal })
-    }
-
-    /// On disk first, then in memory.
-    pub(super) fn write<M: Machine>(&mut self, machine: &mut M, record: Record) -> Result<(), HostError> {
-        if self.journal.wants_rewriting() {
-            let text = self.journal.rewritten().map_err(unwritable)?;
-            machine.journal_replace(Some(&text))?;
-        }
-        machine.journal_append(&line(&record).map_err(unwritable)?)?;
-        // The number is from this journal, so the record fits it.
-        let _ = self.journal.add(record);
-        Ok(())
-    }
-
-    /// Asks the host what became of every change whose end was not written.
-    pub(super) fn settle<M: Machine>(&mut self, machine: &mut M) -> Result<(), HostError> {
-        let open: Vec<_> = self.journal.entries().filter(|entry| !entry.done).cloned().collect();
-        for entry in open {
-            match standing(machine.tree(), &entry.change) {
-                // A foreign state keeps its entry: revert will name it and leave it alone.
-                Standing::After | Standing::Foreign => self.write(machine, Record::Done { n: entry.n })?,
-                Standing::Before => self.write(machine, Record::Undone { n: entry.n })?,
-                Standing::Unknown(_) => {}
-            }
-        }
-        // An image has nobody who kept its files in memory.
-        if machine.scope() == Scope::Image {
-            for what in self.journal.owed().clone() {
-                self.write(machine, Record::Reloaded { what })?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn unwritable(error: serde_json::Error) -> HostError {
-    HostError::JournalWrite { path: crate::host::JOURNAL_NAME.into(), source: std::io::Error::other(error) }
 }

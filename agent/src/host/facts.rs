@@ -1,6 +1,9 @@
 //! What the host says of itself: types, and parsers of text. Nothing here reads a file.
 
+pub mod examined;
+pub mod firewall;
 pub mod kernel;
+pub mod links;
 pub mod network;
 pub mod swap;
 pub mod sysctl;
@@ -9,8 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::Known;
 use crate::host::Kept;
+use crate::host::profile::{Manager, Package};
 
+pub use examined::{Answer, CertificateSeen, Examined, PeerAnswer};
 pub use kernel::{Cgroups, OsRelease};
+pub use links::{InitLimits, Link};
 pub use network::{Listener, Protocol};
 pub use swap::{ActiveSwap, ZramConfig};
 pub use sysctl::SysctlFile;
@@ -34,6 +40,8 @@ pub struct HostFacts {
     pub files: FileFacts,
     /// What the running kernel says; none for an image.
     pub live: Option<LiveFacts>,
+    /// What a closer look found; none when nobody took one.
+    pub examined: Option<Examined>,
 }
 
 impl HostFacts {
@@ -85,8 +93,22 @@ pub struct FileFacts {
     pub network_manager_file: Known<Kept>,
     /// Whether ufw is switched on in its configuration.
     pub ufw: Known<()>,
+    /// The rules that ufw has, as `ufw allow` takes them.
+    pub ufw_rules: Known<BTreeSet<String>>,
+    /// Our two firewalld policies.
+    pub firewalld_policies: [Known<Kept>; 2],
+    /// Whether `/etc/nftables.conf` has a chain that drops what it does not know.
+    pub nftables_drops: Known<bool>,
+    /// The package manager.
+    pub manager: Known<Manager>,
+    /// Packages of the table that are there, by their effect.
+    pub packages: BTreeMap<Package, Known<()>>,
     /// Whether k3s's SELinux policy is installed.
     pub selinux_policy: Known<()>,
+    /// Whether AppArmor's parser is installed.
+    pub apparmor_parser: Known<()>,
+    /// `/etc/machine-id`, trimmed.
+    pub machine_id: Known<String>,
 }
 
 impl FileFacts {
@@ -136,4 +158,12 @@ pub struct LiveFacts {
     pub name_servers: Known<Vec<(String, Vec<String>)>>,
     /// Whether SELinux enforces; absent when the kernel has no SELinux.
     pub selinux: Known<bool>,
+    /// Whether AppArmor is on; absent when the kernel has none.
+    pub apparmor: Known<bool>,
+    /// What the first process may give to services in open files.
+    pub init_limits: Known<InitLimits>,
+    /// The machine's own interfaces by name; those of containers are left out.
+    pub links: Known<BTreeMap<String, Link>>,
+    /// The maker's uuid of this machine; absent where there is none.
+    pub product_uuid: Known<String>,
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::host::machine::Reload;
-use crate::host::{FSTAB, FileFacts, HostAct, Kept, NETWORK_MANAGER_FILE};
+use crate::host::{FIREWALLD_FILES, FSTAB, FileFacts, HostAct, Kept, Manager, NETWORK_MANAGER_FILE, Package};
 
 /// One change of the host, with everything needed to undo it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,18 @@ pub enum Change {
         /// Its name.
         name: String,
     },
+    /// A package that was installed.
+    Package {
+        /// What it is wanted for.
+        package: Package,
+        /// By which manager.
+        manager: Manager,
+    },
+    /// A rule that was added to ufw.
+    Ufw {
+        /// As `ufw allow` takes it.
+        rule: String,
+    },
     /// A sysctl that was set.
     Sysctl {
         /// Its key, with dots.
@@ -65,6 +77,8 @@ impl Change {
             HostAct::SetSysctl { key, before, after } => {
                 Change::Sysctl { key: (*key).to_owned(), before: before.clone(), after: after.clone() }
             }
+            HostAct::Install { package, manager } => Change::Package { package: *package, manager: *manager },
+            HostAct::UfwAllow { rule } => Change::Ufw { rule: rule.clone() },
             HostAct::ReloadUnits => return None,
         })
     }
@@ -78,6 +92,7 @@ impl Change {
         match path.as_str() {
             _ if units => Some(Reload::Units),
             NETWORK_MANAGER_FILE => Some(Reload::NetworkManager),
+            path if FIREWALLD_FILES.contains(&path) => Some(Reload::Firewalld),
             _ => None,
         }
     }
@@ -90,6 +105,8 @@ impl fmt::Display for Change {
             Change::File { path, .. } | Change::Directory { path } => f.write_str(path),
             Change::Swap { path, .. } => write!(f, "swap on {path}"),
             Change::Module { name } => write!(f, "module {name}"),
+            Change::Package { package, manager } => write!(f, "package {}", package.name(*manager)),
+            Change::Ufw { rule } => write!(f, "ufw rule {rule}"),
             Change::Sysctl { key, .. } => write!(f, "sysctl {key}"),
         }
     }

@@ -15,120 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::Known;
 use crate::edge::{exec, fs};
 use crate::host::facts::sysctl::key_path;
-use crate::host::{JOURNAL_NAME, JournalError, Kept, Scope, Tree};
-
-/// A change of the host, or a look at it, that failed. Unless a variant says otherwise, nothing changed.
-#[derive(Debug, thiserror::Error)]
-pub enum HostError {
-    /// A file operation.
-    #[error(transparent)]
-    File(#[from] fs::FsError),
-    /// A path whose way cannot be looked at.
-    #[error("cannot follow the way to {}", path.display())]
-    Way {
-        /// Which path.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A link in the image leads outside it; the file there belongs to another machine.
-    #[error("{} leads outside the image through a link", path.display())]
-    Outside {
-        /// Which path.
-        path: PathBuf,
-    },
-    /// A directory or device where a file should be.
-    #[error("{} is neither a file nor a link", path.display())]
-    NotAFile {
-        /// Which path.
-        path: PathBuf,
-    },
-    /// Swap could not be turned off or on.
-    #[error("cannot turn {way} swap on {path}")]
-    Swap {
-        /// `off` or `on`.
-        way: &'static str,
-        /// Which area.
-        path: String,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A sysctl could not be set. A bad value and a read-only `/proc/sys` both come here, told apart by the source.
-    #[error("cannot set {key} to {value}")]
-    Sysctl {
-        /// Its key.
-        key: String,
-        /// The value it was to have.
-        value: String,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A module could not be loaded or taken out.
-    #[error("cannot {way} the module {name}")]
-    Module {
-        /// `load` or `take out`.
-        way: &'static str,
-        /// Which module.
-        name: String,
-        /// What modprobe said.
-        #[source]
-        source: exec::ExecError,
-    },
-    /// A program that keeps files in memory did not read them again. The files are changed; the next pass tells it again.
-    #[error("cannot make {what} read its files again")]
-    Reload {
-        /// Who.
-        what: Reload,
-        /// What systemctl said.
-        #[source]
-        source: exec::ExecError,
-    },
-    /// The journal cannot be trusted: nothing is changed.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// The journal cannot be written: the change it should have announced was not made.
-    #[error("cannot write the host journal {}", path.display())]
-    JournalWrite {
-        /// Where it is.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Another process is changing the host just now.
-    #[error("another muster is changing this host (it holds {})", path.display())]
-    Busy {
-        /// The lock.
-        path: PathBuf,
-    },
-}
-
-impl HostError {
-    /// The innermost cause in words, for a status line.
-    #[must_use]
-    pub fn cause(&self) -> String {
-        let mut error: &dyn std::error::Error = self;
-        while let Some(source) = error.source() {
-            error = source;
-        }
-        error.to_string()
-    }
-
-    /// The whole chain in one line.
-    #[must_use]
-    pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut error: &dyn std::error::Error = self;
-        while let Some(source) = error.source() {
-            text = format!("{text}: {source}");
-            error = source;
-        }
-        text
-    }
-}
+use crate::host::{HostError, JOURNAL_NAME, Kept, Manager, Scope, Tree};
 
 /// Programs that keep files in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -138,6 +25,8 @@ pub enum Reload {
     Units,
     /// NetworkManager.
     NetworkManager,
+    /// firewalld.
+    Firewalld,
 }
 
 impl std::fmt::Display for Reload {
@@ -145,6 +34,7 @@ impl std::fmt::Display for Reload {
         f.write_str(match self {
             Reload::Units => "systemd",
             Reload::NetworkManager => "NetworkManager",
+            Reload::Firewalld => "firewalld",
         })
     }
 }
@@ -157,11 +47,11 @@ pub trait Machine: Send {
     fn scope(&self) -> Scope;
     /// The journal's text; absent when there is none.
     fn journal(&self) -> Known<String>;
-    /// Adds a line to the journal and syncs it.
+    /// Adds lines to the journal, synced or not.
     ///
     /// # Errors
-    /// When it is not surely on disk.
-    fn journal_append(&mut self, line: &str) -> Result<(), HostError>;
+    /// When they are not there, or, synced, not surely on disk.
+    fn journal_append(&mut self, lines: &str, synced: bool) -> Result<(), HostError>;
     /// Puts another text in place of the journal, or takes it away.
     ///
     /// # Errors
@@ -202,6 +92,17 @@ pub trait Machine: Send {
     fn load_module(&mut self, name: &str) -> impl Future<Output = Result<(), HostError>> + Send;
     /// Takes a module out that nothing uses.
     fn unload_module(&mut self, name: &str) -> impl Future<Output = Result<(), HostError>> + Send;
+    /// Installs a package.
+    fn install(&mut self, manager: Manager, name: &str)
+    -> impl Future<Output = Result<(), HostError>> + Send;
+    /// Removes a package, and nothing that came with it.
+    fn uninstall(
+        &mut self,
+        manager: Manager,
+        name: &str,
+    ) -> impl Future<Output = Result<(), HostError>> + Send;
+    /// Adds a rule to ufw, or takes it away.
+    fn ufw(&mut self, allow: bool, rule: &str) -> impl Future<Output = Result<(), HostError>> + Send;
     /// Makes a program read its files again; one that does not run needs nothing.
     fn reload(&mut self, what: Reload) -> impl Future<Output = Result<(), HostError>> + Send;
 }
@@ -239,6 +140,17 @@ impl LocalMachine {
         Self { tree: Tree::new(root), scope, state_dir, lock: None }
     }
 
+    /// Runs a tool of the distribution, outside the agent's sandbox where systemd runs: package managers write to `/usr`.
+    async fn outside(&self, line: &[String], deadline: Duration) -> Result<(), exec::ExecError> {
+        let mut words: Vec<&str> = line.iter().map(String::as_str).collect();
+        if self.tree.there("/run/systemd/system").yes().is_some() {
+            let service = ["systemd-run", "--quiet", "--collect", "--wait", "--pipe", "--"];
+            words.splice(0..0, service);
+        }
+        let (program, arguments) = words.split_first().unwrap_or((&"true", &[]));
+        exec::run(program, arguments, deadline).await.map(drop)
+    }
+
     fn journal_path(&self) -> PathBuf {
         self.state_dir.join(JOURNAL_NAME)
     }
@@ -255,6 +167,8 @@ const SWAP_FLAG_PRIO_MASK: i32 = 0x7fff;
 
 /// Loading a module reads a few files; minutes mean that something hangs.
 const MODPROBE: Duration = Duration::from_secs(30);
+/// Downloads and the scripts of packages; longer means that something asks or hangs.
+const PACKAGES: Duration = Duration::from_secs(600);
 /// Generators run in this time.
 const SYSTEMCTL: Duration = Duration::from_secs(90);
 
@@ -271,9 +185,9 @@ impl Machine for LocalMachine {
         fs::known_text(&self.journal_path())
     }
 
-    fn journal_append(&mut self, line: &str) -> Result<(), HostError> {
-        fs::append_synced(&self.journal_path(), line.as_bytes(), 0o600)
-            .map_err(|error| self.write_failed(error))
+    fn journal_append(&mut self, lines: &str, synced: bool) -> Result<(), HostError> {
+        let append = if synced { fs::append_synced } else { fs::append_volatile };
+        append(&self.journal_path(), lines.as_bytes(), 0o600).map_err(|error| self.write_failed(error))
     }
 
     fn journal_replace(&mut self, text: Option<&str>) -> Result<(), HostError> {
@@ -361,6 +275,33 @@ impl Machine for LocalMachine {
         }
     }
 
+    async fn install(&mut self, manager: Manager, name: &str) -> Result<(), HostError> {
+        let mut lines = manager.install(name);
+        let Some(last) = lines.pop() else { return Ok(()) };
+        for line in lines {
+            // Lists that cannot be brought up to date matter only if the package is not in the old ones.
+            let _ = self.outside(&line, PACKAGES).await;
+        }
+        let done = self.outside(&last, PACKAGES).await;
+        done.map_err(|source| HostError::Tool { what: format!("install {name}"), source })
+    }
+
+    async fn uninstall(&mut self, manager: Manager, name: &str) -> Result<(), HostError> {
+        let done = self.outside(&manager.remove(name), PACKAGES).await;
+        done.map_err(|source| HostError::Tool { what: format!("remove {name}"), source })
+    }
+
+    async fn ufw(&mut self, allow: bool, rule: &str) -> Result<(), HostError> {
+        let mut line = vec!["ufw".to_owned()];
+        line.extend(if allow { vec![] } else { vec!["delete".to_owned()] });
+        line.extend(["allow".to_owned()].into_iter().chain(rule.split(' ').map(ToOwned::to_owned)));
+        if allow {
+            line.extend(["comment".to_owned(), "muster".to_owned()]);
+        }
+        let done = self.outside(&line, SYSTEMCTL).await;
+        done.map_err(|source| HostError::Tool { what: format!("let ufw take the rule {rule}"), source })
+    }
+
     async fn reload(&mut self, what: Reload) -> Result<(), HostError> {
         // The directory that systemd's own sd_booted(3) asks for; an image has nothing that runs.
         if self.scope == Scope::Image || self.tree.there("/run/systemd/system").is_absent() {
@@ -369,6 +310,7 @@ impl Machine for LocalMachine {
         let arguments: &[&str] = match what {
             Reload::Units => &["daemon-reload"],
             Reload::NetworkManager => &["try-reload-or-restart", "NetworkManager.service"],
+            Reload::Firewalld => &["try-reload-or-restart", "firewalld.service"],
         };
         match exec::run("systemctl", arguments, SYSTEMCTL).await {
             Ok(_) => Ok(()),

@@ -16,8 +16,12 @@
 
 mod apply;
 mod content;
+mod doctor;
+mod error;
+mod examine;
 mod facts;
 mod journal;
+mod ledgered;
 mod machine;
 mod measure;
 mod plan;
@@ -35,16 +39,23 @@ mod tests;
 
 pub use apply::{Outcome, Prepared, StepReport, apply, prepare};
 pub use content::{Content, Kept};
+pub use doctor::{Diagnosis, Fit, Identity, diagnose, render_diagnosis};
+pub use error::HostError;
+pub use examine::{PEER_PORTS, Peer, examine, knock};
+pub use facts::examined::{fitness, shortcomings};
 pub use facts::{
-    ActiveSwap, Cgroups, FileFacts, HostFacts, Listener, LiveFacts, OsRelease, Protocol, Scope, SysctlFile,
-    UnitSeen, ZramConfig,
+    ActiveSwap, Answer, CertificateSeen, Cgroups, Examined, FileFacts, HostFacts, InitLimits, Link, Listener,
+    LiveFacts, OsRelease, PeerAnswer, Protocol, Scope, SysctlFile, UnitSeen, ZramConfig,
 };
 pub use journal::{Change, Entry, Journal, JournalError, Record};
-pub use machine::{HostError, LocalMachine, Machine, Reload};
+pub use machine::{LocalMachine, Machine, Reload};
 pub use measure::{Measured, class, measure};
 pub use plan::{Finding, HostAct, HostPlan, HostStep, HostWanted, RowState, Verdict, plan};
 pub use probe::{name_owners, probe, probe_as};
-pub use profile::{Applies, Blocks, Check, Effect, Kind, Level, Need, ROWS, Row, Wish, nearest_row, row};
+pub use profile::{
+    Applies, Blocks, Check, Effect, Kind, Level, Manager, Need, Opening, PORTS, Package, Port, ROWS, Row,
+    Wish, document_ports, nearest_row, row,
+};
 pub use revert::revert;
 pub use table::{document_table, render_reports, render_table};
 pub use tree::Tree;
@@ -55,6 +66,9 @@ pub const MODULES_FILE: &str = "/etc/modules-load.d/muster.conf";
 pub const SYSCTL_FILE: &str = "/etc/sysctl.d/90-muster.conf";
 /// Where NetworkManager is told to leave k3s's interfaces alone.
 pub const NETWORK_MANAGER_FILE: &str = "/etc/NetworkManager/conf.d/90-muster.conf";
+/// firewalld policies of ours: towards the host, and through it.
+pub const FIREWALLD_FILES: [&str; 2] =
+    ["/etc/firewalld/policies/muster-host.xml", "/etc/firewalld/policies/muster-pods.xml"];
 /// The file system table.
 pub const FSTAB: &str = "/etc/fstab";
 /// Name of the journal in the state directory.

@@ -4,7 +4,10 @@
 //! reported as such, and blocks what its absence would block.
 
 mod checks;
+mod closer;
+mod firewall;
 mod kernel;
+mod own;
 mod swap;
 
 use std::collections::BTreeSet;
@@ -13,12 +16,12 @@ use std::fmt;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
-use crate::config::Settings;
+use crate::config::{Limits, Settings};
 use crate::core::Why;
 use crate::gossip::WantedRole;
 use crate::host::facts::Scope;
 use crate::host::profile::nearest_row;
-use crate::host::{Blocks, HostFacts, Kept, Kind, Level, Need, ROWS, Row, row};
+use crate::host::{Blocks, HostFacts, Kept, Kind, Level, Manager, Need, Opening, Package, ROWS, Row, row};
 
 /// What the caller wants of the host and knows about it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -39,19 +42,46 @@ pub struct HostWanted {
     pub k3s_version: String,
     /// Flannel's backend; empty means k3s's default, vxlan.
     pub flannel_backend: String,
+    /// Limits of the measurements.
+    pub limits: Limits,
+    /// The configured interface.
+    pub interface: Option<String>,
+    /// Wanted servers and founders, for the doctor's word on them.
+    pub counts: Option<(usize, usize)>,
+    /// Modules that come on request.
+    pub modules: BTreeSet<String>,
+    /// Packages that come on request.
+    pub packages: BTreeSet<String>,
+    /// What shall be open; none while nothing is known of the configuration.
+    pub opening: Option<Opening>,
+    /// Whether a firewall is opened, or only reported.
+    pub open_firewall: bool,
+    /// Why the configuration does not hold, and whether a token is all that it lacks; for the doctor.
+    pub misconfigured: Option<(String, bool)>,
 }
 
 impl HostWanted {
     /// What the settings want. `k3s_runs` and `agent_runs` are for the caller to know.
     #[must_use]
     pub fn of(settings: &Settings, k3s_runs: bool, agent_runs: bool) -> Self {
-        let mut skip = settings.host_skip.clone();
+        let mut skip = settings.host.skip.clone();
         // An operator who told the kubelet of every role to run on cgroup version 1 has answered this row.
         let told = |table: &std::collections::BTreeMap<String, serde_json::Value>| {
             table.get("kubelet-arg").is_some_and(|value| value.to_string().contains("fail-cgroupv1=false"))
         };
         if told(&settings.k3s.server_config) && told(&settings.k3s.agent_config) {
             skip.insert("cgroup.version".to_owned());
+        }
+        // Who asks for the mode asks for its module.
+        let mut modules = settings.host.modules.clone();
+        if settings.k3s.flannel_backend == "wireguard-native" {
+            modules.insert("wireguard".to_owned());
+        }
+        let ipvs = |table: &std::collections::BTreeMap<String, serde_json::Value>| {
+            table.get("kube-proxy-arg").is_some_and(|value| value.to_string().contains("proxy-mode=ipvs"))
+        };
+        if ipvs(&settings.k3s.server_config) || ipvs(&settings.k3s.agent_config) {
+            modules.insert("ip_vs".to_owned());
         }
         Self {
             skip,
@@ -62,6 +92,14 @@ impl HostWanted {
             node_name_given: settings.node_name.is_some(),
             k3s_version: settings.k3s.version.clone(),
             flannel_backend: settings.k3s.flannel_backend.clone(),
+            limits: settings.host.limits,
+            interface: settings.interface.clone(),
+            counts: None,
+            modules,
+            packages: settings.host.packages.clone(),
+            opening: Some(Opening::of(settings)),
+            open_firewall: settings.host.open_firewall,
+            misconfigured: None,
         }
     }
 }
@@ -142,6 +180,18 @@ pub enum HostAct {
         /// Its name.
         name: &'static str,
     },
+    /// A package installed.
+    Install {
+        /// What it is wanted for.
+        package: Package,
+        /// By which manager.
+        manager: Manager,
+    },
+    /// A rule added to ufw.
+    UfwAllow {
+        /// As `ufw allow` takes it.
+        rule: String,
+    },
     /// A sysctl set in the running kernel.
     SetSysctl {
         /// Its key, with dots.
@@ -159,6 +209,10 @@ impl fmt::Display for HostAct {
             HostAct::SwapOff { path, .. } => write!(f, "turn off swap on {path}"),
             HostAct::PutFile { does, .. } => f.write_str(does),
             HostAct::ReloadUnits => f.write_str("let systemd read its units again"),
+            HostAct::Install { package, manager } => {
+                write!(f, "install the package {}", package.name(*manager))
+            }
+            HostAct::UfwAllow { rule } => write!(f, "ufw allow {rule}"),
             HostAct::LoadModule { name } => write!(f, "load the module {name}"),
             HostAct::SetSysctl { key, before, after } => write!(f, "set {key} from {before} to {after}"),
         }
@@ -227,11 +281,18 @@ impl HostPlan {
         self.blocks() < Blocks::Everything
     }
 
+    /// The findings, the worst first: what blocks most, then what is needed, then the order of the table.
+    #[must_use]
+    pub fn ranked(&self) -> Vec<&Finding> {
+        let mut all: Vec<&Finding> = self.findings.iter().collect();
+        all.sort_by_key(|finding| std::cmp::Reverse((finding.blocks, finding.level)));
+        all
+    }
+
     /// The finding to show first: what blocks most, then what is needed, then the order of the table.
     #[must_use]
     pub fn worst(&self) -> Option<&Finding> {
-        let weight = |finding: &&Finding| (finding.blocks, finding.level);
-        self.findings.iter().rev().max_by_key(weight)
+        self.ranked().into_iter().next()
     }
 }
 
@@ -311,7 +372,8 @@ pub fn plan(facts: &HostFacts, wanted: &HostWanted) -> HostPlan {
             ),
         });
     }
-    for row in ROWS.iter().filter(|row| row.applies.to(wanted.role)) {
+    let asked = |row: &&Row| row.applies.to(wanted.role) && row.is_asked(&wanted.modules, &wanted.packages);
+    for row in ROWS.iter().filter(asked) {
         if wanted.skip.contains(row.name) {
             plan.rows.push(state(row, Verdict::Skipped, false, "switched off by host.skip".into()));
         } else if let Some(judged) = judge(row, facts, wanted) {
@@ -324,11 +386,13 @@ pub fn plan(facts: &HostFacts, wanted: &HostWanted) -> HostPlan {
 fn judge(row: &Row, facts: &HostFacts, wanted: &HostWanted) -> Option<Judged> {
     match row.kind {
         Kind::Swap => Some(swap::judge(facts)),
-        Kind::Module(name, _) => kernel::module(name, facts.live.as_ref()?),
+        Kind::Module(name, _) => kernel::module(name, &facts.files, facts.live.as_ref()?),
         Kind::KeepModules => Some(kernel::keep_modules(facts, wanted)),
         Kind::Sysctl(key, wish) => kernel::sysctl(key, wish, facts, wanted),
         Kind::KeepSysctls => Some(kernel::keep_sysctls(facts, wanted)),
         Kind::NetworkManager => kernel::network_manager(facts),
+        Kind::Package(package) => Some(own::package(package, facts)),
+        Kind::Firewall => firewall::judge(facts, wanted),
         Kind::Check(check) => checks::judge(check, facts, wanted),
     }
 }

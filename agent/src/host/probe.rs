@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::core::Known;
-use crate::host::facts::{kernel, swap, sysctl};
+use crate::host::facts::{firewall, kernel, swap, sysctl};
+use crate::host::profile::{Manager, Package};
 use crate::host::{
-    FSTAB, FileFacts, HostFacts, Kept, Listener, LiveFacts, MODULES_FILE, NETWORK_MANAGER_FILE, SYSCTL_FILE,
-    Scope, SysctlFile, Tree, UnitSeen, ZramConfig,
+    FIREWALLD_FILES, FSTAB, FileFacts, HostFacts, Kept, Listener, LiveFacts, MODULES_FILE,
+    NETWORK_MANAGER_FILE, SYSCTL_FILE, Scope, SysctlFile, Tree, UnitSeen, ZramConfig,
 };
 
 pub(super) use live::effect_seen;
@@ -26,7 +27,7 @@ pub fn probe(root: &Path) -> HostFacts {
 pub fn probe_as(tree: &Tree, scope: Scope) -> HostFacts {
     let owner = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     let live = (scope == Scope::Live).then(|| live::live(tree));
-    HostFacts { owner, files: files(tree, scope), live }
+    HostFacts { owner, files: files(tree, scope), live, examined: None }
 }
 
 /// Directories of units, where a name in an earlier one hides it in a later one.
@@ -77,6 +78,20 @@ fn files(tree: &Tree, scope: Scope) -> FileFacts {
             Known::Yes(_) => Known::Absent,
             known => known.map(|_| ()),
         },
+        ufw_rules: match (tree.text("/etc/ufw/user.rules"), tree.text("/etc/ufw/user6.rules")) {
+            (Known::Yes(v4), Known::Yes(v6)) => {
+                Known::Yes(firewall::parse_ufw(&v4).into_iter().chain(firewall::parse_ufw(&v6)).collect())
+            }
+            (Known::Unknown(unread), _) | (_, Known::Unknown(unread)) => Known::Unknown(unread),
+            (v4, v6) => match (v4, v6) {
+                (Known::Yes(one), _) | (_, Known::Yes(one)) => Known::Yes(firewall::parse_ufw(&one)),
+                _ => Known::Absent,
+            },
+        },
+        firewalld_policies: FIREWALLD_FILES.map(|path| tree.known(path)),
+        nftables_drops: tree.text("/etc/nftables.conf").map(|text| firewall::parse_nftables(&text)),
+        manager: manager(tree),
+        packages: Package::ALL.map(|package| (package, package_there(tree, package))).into(),
         selinux_policy: first(
             [
                 "/usr/share/selinux/packages/k3s.pp",
@@ -86,7 +101,37 @@ fn files(tree: &Tree, scope: Scope) -> FileFacts {
             ]
             .map(|path| tree.there(path)),
         ),
+        apparmor_parser: first(
+            ["/usr/sbin/apparmor_parser", "/sbin/apparmor_parser"].map(|path| tree.there(path)),
+        ),
+        machine_id: tree.text("/etc/machine-id").map(|id| id.trim().to_owned()),
     }
+}
+
+/// Whether what a package brings is there.
+pub(super) fn package_there(tree: &Tree, package: Package) -> Known<()> {
+    let mut unread = None;
+    for program in package.programs() {
+        match tree.there(program) {
+            Known::Yes(()) => return Known::Yes(()),
+            Known::Unknown(what) => unread = unread.or(Some(what)),
+            Known::Absent => {}
+        }
+    }
+    unread.map_or(Known::Absent, Known::Unknown)
+}
+
+fn manager(tree: &Tree) -> Known<Manager> {
+    for (manager, programs) in Manager::ALL {
+        for program in programs {
+            match tree.there(program) {
+                Known::Yes(()) => return Known::Yes(manager),
+                Known::Absent => {}
+                Known::Unknown(unread) => return Known::Unknown(unread),
+            }
+        }
+    }
+    Known::Absent
 }
 
 /// The first that is there; else the first that could not be told; else absent.

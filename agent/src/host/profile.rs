@@ -3,11 +3,18 @@
 //! Sources: k3s's own behaviour (it loads modules, sets forwarding and tolerates swap by itself), the kubelet's
 //! `protect-kernel-defaults` list, k3s's documented requirements, and operators' advice. Which is which stands in each row.
 
+mod packages;
+mod ports;
 mod rows;
+
+use std::collections::BTreeSet;
 
 use crate::gossip::WantedRole;
 use crate::host::facts::Protocol;
 
+pub use packages::{Manager, Package};
+pub(in crate::host) use ports::word;
+pub use ports::{Opening, PORTS, Port, document_ports};
 pub use rows::ROWS;
 
 /// How much depends on a row.
@@ -93,6 +100,8 @@ pub enum Check {
     HostName,
     /// At least this much memory, in MiB.
     Memory(u64),
+    /// At least as much memory as the configuration asks of a server.
+    ServerMemory,
     /// At least this many processors.
     Processors(u32),
     /// A clock that is not before 1980.
@@ -113,12 +122,38 @@ pub enum Check {
     ReversePath,
     /// A resolver file that a pod can use.
     NameServers,
-    /// No host firewall that nobody told about k3s.
-    Firewall,
     /// No nm-cloud-setup.
     NmCloudSetup,
     /// k3s's SELinux policy where SELinux enforces.
     Selinux,
+    /// AppArmor's parser where AppArmor is on.
+    AppArmor,
+    /// As many open files as k3s's unit asks for.
+    OpenFiles,
+    /// Packets of the size that an overlay network needs.
+    Mtu,
+    /// A machine-id of its own; none in an image.
+    MachineId,
+    /// A product uuid that tells this machine from others of its make.
+    ProductUuid,
+    /// A hardware address on the node's interface.
+    HardwareAddress,
+    /// A configuration that holds.
+    Configuration,
+    /// An odd number of servers.
+    OddServers,
+    /// Disk latency within its limit.
+    DiskLatency,
+    /// Free space within its limit.
+    DiskFree,
+    /// Something that keeps the clock.
+    TimeSync,
+    /// Clock offset within its limit.
+    TimeOffset,
+    /// k3s's certificates hold for a while.
+    Certificates,
+    /// Peers that were given answer on this TCP port; on ports that have no row of their own, when it is none.
+    Peers(Option<u16>),
 }
 
 /// What a row is about.
@@ -136,6 +171,10 @@ pub enum Kind {
     KeepSysctls,
     /// The NetworkManager file.
     NetworkManager,
+    /// A package, by what it brings.
+    Package(Package),
+    /// The firewall of the host.
+    Firewall,
     /// Looked at only.
     Check(Check),
 }
@@ -159,8 +198,8 @@ pub struct Row {
     pub reason: &'static str,
 }
 
-/// The least memory of a server, MiB: a machine of 1 GiB as the kernel counts it. Documented minimum is 2 GiB.
-pub const SERVER_MEMORY_MIB: u64 = 900;
+/// Modules that are loaded only when somebody asks for them.
+const ON_REQUEST: [&str; 2] = ["wireguard", "ip_vs"];
 
 /// The row of a name.
 #[must_use]
@@ -176,6 +215,16 @@ pub fn nearest_row(text: &str) -> &'static str {
 }
 
 impl Row {
+    /// Whether anybody asked for it: every row but the modules and packages that come on request.
+    #[must_use]
+    pub fn is_asked(&self, modules: &BTreeSet<String>, packages: &BTreeSet<String>) -> bool {
+        match self.kind {
+            Kind::Module(name, _) => !ON_REQUEST.contains(&name) || modules.contains(name),
+            Kind::Package(package) => packages.contains(package.word()),
+            _ => true,
+        }
+    }
+
     /// How it is looked at.
     #[must_use]
     pub fn probed(&self) -> String {
@@ -190,6 +239,8 @@ impl Row {
             Kind::Sysctl(key, Wish::AtLeast(value)) => format!("`{key}` is {value} or more"),
             Kind::KeepSysctls => format!("`{}` and every file read after it", super::SYSCTL_FILE),
             Kind::NetworkManager => format!("`{}`", super::NETWORK_MANAGER_FILE),
+            Kind::Package(package) => format!("by effect: `{}`", package.programs()[0]),
+            Kind::Firewall => "ufw switched on, firewalld enabled, nftables with a chain that drops".into(),
             Kind::Check(check) => check.probed(),
         }
     }
@@ -200,6 +251,8 @@ impl Row {
         match self.kind {
             Kind::Swap => "swapoff; fstab lines of type swap commented out; units and zram files masked",
             Kind::Module(..) => "modprobe",
+            Kind::Package(_) => "with `host.packages`: apt-get, dnf, zypper or apk",
+            Kind::Firewall => "with `host.firewall = \"open\"`: `ufw allow`; firewalld policies of our own",
             Kind::Sysctl(..) => "written below `/proc/sys`",
             Kind::KeepModules | Kind::KeepSysctls | Kind::NetworkManager => "the file is written",
             Kind::Check(_) => "",
@@ -212,6 +265,8 @@ impl Row {
         match self.kind {
             Kind::Swap => "files and links as they were; swapon with the old priority",
             Kind::Module(..) => "modprobe -r, if Muster loaded it and nothing uses it",
+            Kind::Package(_) => "the package removed, if Muster installed it; what came with it stays",
+            Kind::Firewall => "`ufw delete allow`; the files from before, or none",
             Kind::Sysctl(..) => "the value from before",
             Kind::KeepModules | Kind::KeepSysctls | Kind::NetworkManager => "the file from before, or none",
             Kind::Check(_) => "",
@@ -227,6 +282,7 @@ impl Check {
             }
             Check::HostName => "not `localhost`; met by a configured `node-name`".into(),
             Check::Memory(mib) => format!("`MemTotal` is {mib} MiB or more"),
+            Check::ServerMemory => "`MemTotal` is `host.min-memory-mib` or more".into(),
             Check::Processors(count) => format!("{count} processors online"),
             Check::Clock => "the wall clock".into(),
             Check::CgroupControllers => "`cgroup.controllers`, or `/proc/cgroups` for version 1".into(),
@@ -240,17 +296,31 @@ impl Check {
             }
             Check::ReversePath => "`net.ipv4.conf.all.rp_filter` is not 1".into(),
             Check::NameServers => "`/etc/resolv.conf`, `/run/systemd/resolve/resolv.conf`".into(),
-            Check::Firewall => "ufw switched on, firewalld enabled".into(),
             Check::NmCloudSetup => "nm-cloud-setup enabled".into(),
             Check::Selinux => "`/sys/fs/selinux/enforce`, the policy's files".into(),
+            Check::AppArmor => "`/sys/module/apparmor/parameters/enabled`, `apparmor_parser`".into(),
+            Check::OpenFiles => "`/proc/1/limits`, the capabilities in `/proc/1/status`".into(),
+            Check::Mtu => "`/sys/class/net/*/mtu` of the node's interface is 1280 or more".into(),
+            Check::MachineId => "`/etc/machine-id`".into(),
+            Check::ProductUuid => "`/sys/class/dmi/id/product_uuid`".into(),
+            Check::HardwareAddress => "`/sys/class/net/*/address` of the node's interface".into(),
+            Check::Configuration => "doctor: every source of the configuration".into(),
+            Check::OddServers => "doctor: `servers`, `founders`".into(),
+            Check::DiskLatency => "doctor, agent: see below; `host.max-fsync-ms`".into(),
+            Check::DiskFree => {
+                "doctor, agent: free MiB below `k3s.data-dir`; `host.min-disk-free-mib`".into()
+            }
+            Check::TimeSync => "doctor: adjtimex says that the clock is synchronised".into(),
+            Check::TimeOffset => "doctor, agent: adjtimex; `host.max-clock-offset-ms`".into(),
+            Check::Certificates => "doctor: `*.crt` below `k3s.data-dir`, against the wall clock".into(),
+            Check::Peers(Some(port)) => format!("doctor `--peer`: TCP {port} answers or refuses within 2 s"),
+            Check::Peers(None) => "doctor `--peer`: another TCP port that was given".into(),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]

@@ -1,6 +1,8 @@
 //! Values to the text of files.
 
 use crate::host::facts::swap::{FstabLine, fstab_line};
+use crate::host::profile::Opening;
+use crate::host::profile::word;
 
 /// What we put before a line of fstab that we switch off. The line itself follows, byte for byte.
 pub const FSTAB_MARK: &str = "#muster-swap-off# ";
@@ -38,6 +40,37 @@ pub fn network_manager_file() -> String {
     format!(
         "{HEAD}[keyfile]\nunmanaged-devices+=interface-name:cni*;interface-name:flannel*;interface-name:veth*;interface-name:kube-*\n"
     )
+}
+
+/// firewalld policies (firewalld.policy(5), since 0.9): one opens ports towards the host and trusts the networks of pods and
+/// services, one lets those networks pass through it. Policies of our own leave every zone of the operator's as it is.
+#[must_use]
+pub fn firewalld_policies(opening: &Opening) -> [String; 2] {
+    let policy = |egress: &str, body: String| {
+        format!(
+            "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n\
+             <!-- Written by muster: `muster plan` says why, `muster revert` takes it back. -->\n\
+             <policy target=\"CONTINUE\" priority=\"-100\">\n  <ingress-zone name=\"ANY\"/>\n  \
+             <egress-zone name=\"{egress}\"/>\n{body}</policy>\n"
+        )
+    };
+    let rule = |side: &str, network: &String| {
+        let family = if network.contains(':') { "ipv6" } else { "ipv4" };
+        format!(
+            "  <rule family=\"{family}\">\n    <{side} address=\"{network}\"/>\n    <accept/>\n  </rule>\n"
+        )
+    };
+    let ports: String = opening
+        .ports
+        .iter()
+        .map(|(protocol, first, last)| {
+            let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
+            format!("  <port port=\"{range}\" protocol=\"{}\"/>\n", word(*protocol))
+        })
+        .collect();
+    let from: String = opening.networks.iter().map(|network| rule("source", network)).collect();
+    let to: String = opening.networks.iter().map(|network| rule("destination", network)).collect();
+    [policy("HOST", ports + &from), policy("ANY", from + &to)]
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Taking back exactly what was done: the journal, backwards. What somebody else changed since is named and left alone.
 
-use crate::host::apply::{Ledgered, Standing, reload_owed, standing};
+use crate::host::apply::{Standing, reload_owed, standing};
+use crate::host::ledgered::Ledgered;
 use crate::host::{Change, Entry, HostError, Level, Machine, Outcome, Record, StepReport, row};
 
 /// Undoes every change in the journal, the latest first; the journal goes when nothing is left in it.
@@ -58,6 +59,8 @@ async fn undo<M: Machine>(machine: &mut M, change: &Change) -> Result<(), HostEr
         Change::Directory { path } => machine.remove_directory(path),
         Change::Swap { path, priority } => machine.swap_on(path, *priority).await,
         Change::Module { name } => machine.unload_module(name).await,
+        Change::Package { package, manager } => machine.uninstall(*manager, package.name(*manager)).await,
+        Change::Ufw { rule } => machine.ufw(false, rule).await,
         Change::Sysctl { key, before, .. } => machine.set_sysctl(key, before),
     }
 }

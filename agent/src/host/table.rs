@@ -11,7 +11,7 @@ fn level(level: Level) -> &'static str {
     }
 }
 
-fn blocks(blocks: Blocks) -> &'static str {
+pub(super) fn blocks(blocks: Blocks) -> &'static str {
     match blocks {
         Blocks::Nothing => "",
         Blocks::Server => "being a server",
@@ -95,7 +95,7 @@ pub fn render_reports(reports: &[StepReport]) -> String {
     text
 }
 
-fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {

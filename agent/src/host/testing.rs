@@ -10,7 +10,7 @@ use crate::core::Known;
 use crate::edge::fs;
 use crate::host::facts::swap::{FstabLine, fstab_line, parse_swaps, swap_unit};
 use crate::host::facts::sysctl::key_path;
-use crate::host::{FSTAB, HostError, JOURNAL_NAME, Kept, Machine, Reload, Scope, Tree};
+use crate::host::{FSTAB, HostError, JOURNAL_NAME, Kept, Machine, Manager, Package, Reload, Scope, Tree};
 
 /// What happens at the n-th change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub enum Fault {
     DieAfter,
     /// A line of the journal is written in part, then the process dies; another change dies before it.
     Tear,
+    /// The power goes before it, and what was added to the journal without a sync is lost.
+    Lose,
     /// It fails with an I/O error, and the process goes on.
     Refuse,
 }
@@ -37,6 +39,8 @@ pub struct PlayedMachine {
     pub gpt_swap: bool,
     fault: Option<(usize, Fault)>,
     dead: bool,
+    /// Bytes at the end of the journal that are not synced.
+    lost: usize,
 }
 
 /// A temporary directory in memory where there is one: these tests sync thousands of files.
@@ -111,8 +115,8 @@ fn walk(root: &Path, directory: &Path, seen: &mut BTreeMap<String, String>) {
                 .collect();
             swaps.sort();
             format!("{swaps:?}")
-        } else if ["proc/modules", "proc/filesystems"].contains(&name.as_str()) {
-            // The kernel's own order is that of loading.
+        } else if ["proc/modules", "proc/filesystems", "etc/ufw/user.rules"].contains(&name.as_str()) {
+            // In the order of loading, or of the rounds.
             let text = text(root, &name);
             let mut lines: Vec<&str> = text.lines().collect();
             lines.sort_unstable();
@@ -149,6 +153,7 @@ impl PlayedMachine {
             gpt_swap: false,
             fault: None,
             dead: false,
+            lost: 0,
         }
     }
 
@@ -175,11 +180,20 @@ impl PlayedMachine {
                 match fault {
                     Fault::DieAfter => act(self)?,
                     Fault::Tear => torn(self),
+                    Fault::Lose => self.lose(),
                     Fault::DieBefore | Fault::Refuse => {}
                 }
                 Err(died())
             }
             _ => act(self),
+        }
+    }
+
+    /// What was not synced never was.
+    fn lose(&self) {
+        if let Some(text) = fs::read_text(&self.journal_path()).unwrap() {
+            fs::write_volatile(&self.journal_path(), &text.as_bytes()[..text.len() - self.lost], 0o600)
+                .unwrap();
         }
     }
 
@@ -239,15 +253,17 @@ impl Machine for PlayedMachine {
         fs::known_text(&self.journal_path())
     }
 
-    fn journal_append(&mut self, line: &str) -> Result<(), HostError> {
+    fn journal_append(&mut self, line: &str, synced: bool) -> Result<(), HostError> {
         self.change(
             |machine| {
                 fs::create_directory(&machine.state_dir, 0o700).unwrap();
-                Ok(fs::append_synced(&machine.journal_path(), line.as_bytes(), 0o600)?)
+                fs::append_volatile(&machine.journal_path(), line.as_bytes(), 0o600)?;
+                machine.lost = if synced { 0 } else { machine.lost + line.len() };
+                Ok(())
             },
             |machine| {
                 fs::create_directory(&machine.state_dir, 0o700).unwrap();
-                fs::append_synced(&machine.journal_path(), &line.as_bytes()[..line.len() / 2], 0o600)
+                fs::append_volatile(&machine.journal_path(), &line.as_bytes()[..line.len() / 2], 0o600)
                     .unwrap();
             },
         )
@@ -256,7 +272,10 @@ impl Machine for PlayedMachine {
     fn journal_replace(&mut self, text: Option<&str>) -> Result<(), HostError> {
         self.plain(|machine| {
             match text {
-                Some(text) => fs::write_atomic(&machine.journal_path(), text.as_bytes(), 0o600)?,
+                Some(text) => {
+                    fs::write_atomic(&machine.journal_path(), text.as_bytes(), 0o600)?;
+                    machine.lost = 0;
+                }
                 None => fs::remove_synced(&machine.journal_path())?,
             }
             Ok(())
@@ -314,8 +333,13 @@ impl Machine for PlayedMachine {
                         put(root, &format!("/proc/sys/net/bridge/bridge-nf-call-{key}"), "0\n");
                     }
                 }
-                "nf_conntrack" => put(root, "/proc/sys/net/netfilter/nf_conntrack_max", "65536\n"),
+                "nf_conntrack" => {
+                    put(root, "/proc/sys/net/netfilter/nf_conntrack_max", "65536\n");
+                    put(root, "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established", "432000\n");
+                }
                 "overlay" => machine.lines("/proc/filesystems", |lines| lines.push("nodev\toverlay".into())),
+                "wireguard" => put(root, "/sys/module/wireguard/version", "1.0.0\n"),
+                "ip_vs" => put(root, "/proc/net/ip_vs", "IP Virtual Server version 1.2.1 (size=4096)\n"),
                 other => panic!("nobody asked for {other}"),
             }
             Ok(())
@@ -331,9 +355,42 @@ impl Machine for PlayedMachine {
             match name {
                 "br_netfilter" => remove("proc/sys/net/bridge"),
                 "nf_conntrack" => remove("proc/sys/net/netfilter"),
+                "wireguard" => remove("sys/module"),
+                "ip_vs" => fs::remove(&machine.root().join("proc/net/ip_vs")).unwrap(),
                 _ => machine
                     .lines("/proc/filesystems", |lines| lines.retain(|line| !line.ends_with("\toverlay"))),
             }
+            Ok(())
+        })
+    }
+
+    async fn install(&mut self, manager: Manager, name: &str) -> Result<(), HostError> {
+        self.plain(|machine| {
+            let all = Package::ALL.into_iter().find(|package| package.name(manager) == name);
+            put(machine.root(), all.unwrap().programs()[0], "a program");
+            Ok(())
+        })
+    }
+
+    async fn uninstall(&mut self, manager: Manager, name: &str) -> Result<(), HostError> {
+        self.plain(|machine| {
+            let all = Package::ALL.into_iter().find(|package| package.name(manager) == name);
+            fs::remove(&machine.root().join(&all.unwrap().programs()[0][1..])).unwrap();
+            Ok(())
+        })
+    }
+
+    async fn ufw(&mut self, allow: bool, rule: &str) -> Result<(), HostError> {
+        self.plain(|machine| {
+            let (protocol, port, from) = match rule.strip_prefix("from ") {
+                Some(network) => ("any", "any", network),
+                None => rule.split_once('/').map(|(port, protocol)| (protocol, port, "0.0.0.0/0")).unwrap(),
+            };
+            let tuple = format!("### tuple ### allow {protocol} {port} 0.0.0.0/0 any {from} in");
+            machine.lines("/etc/ufw/user.rules", |lines| match allow {
+                true => lines.push(format!("{tuple} comment=6d7573746572")),
+                false => lines.retain(|line| !line.starts_with(&tuple)),
+            });
             Ok(())
         })
     }

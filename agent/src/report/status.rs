@@ -28,6 +28,9 @@ pub struct Status {
     pub since_seconds: f64,
     /// Why, the blocking fact first.
     pub why: Vec<Why>,
+    /// What makes this machine a worse server than others: it yields to them.
+    #[serde(default)]
+    pub host: Vec<Why>,
     /// The certificate it knows.
     pub certificate: Option<Certificate>,
     /// The other nodes.
@@ -182,6 +185,7 @@ pub fn status(seen: &Observed, plan: &Plan, record: &Record, timeline: &Timeline
         phase: plan.phase,
         since_seconds: seconds(timeline.since(seen.now)),
         why: plan.why.clone(),
+        host: seen.host.short.clone(),
         certificate: record.certificate.clone(),
         peers: seen
             .peers
@@ -250,6 +254,7 @@ pub fn stuck(cluster: &str, name: &str, why: Vec<Why>, wall_seconds: i64) -> Sta
         phase: Phase::Parked,
         since_seconds: 0.0,
         why,
+        host: Vec::new(),
         certificate: None,
         peers: Vec::new(),
         k3s: StatusK3s { unit: "unknown".to_owned(), ..StatusK3s::default() },

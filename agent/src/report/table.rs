@@ -25,6 +25,9 @@ pub fn status_table(status: &Status) -> String {
         for_people(status.since_seconds)
     );
     text.push_str(&why_text(status));
+    for why in &status.host {
+        let _ = writeln!(text, "  {}: {}; {}", why.rule, why.detail, why.next);
+    }
     let head = ["NODE", "ADDRESS", "ROLE", "PHASE", "VOTER", "READY", "WHY"].map(str::to_owned);
     let own = Row {
         cells: [

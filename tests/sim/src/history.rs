@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use muster::config::{FoundingMode, K3sSettings, Seed, Settings, Source, Timing};
+use muster::config::{FoundingMode, HostSettings, K3sSettings, Seed, Settings, Source, Timing};
 use muster::core::{Phase, Secret};
 use muster::gossip::WantedRole;
 
@@ -307,7 +307,7 @@ fn settings(at: usize, founders: usize, dice: &mut Dice) -> Settings {
             server_config: BTreeMap::new(),
             agent_config: BTreeMap::new(),
         },
-        host_skip: BTreeSet::new(),
+        host: HostSettings::default(),
         api_addresses: Vec::new(),
         timing: Timing { nominee_patience_ms: 60_000, ..Timing::default() },
     }

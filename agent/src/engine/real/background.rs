@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::{chain, lock};
-use crate::config::Settings;
+use crate::config::{Limits, Settings};
 use crate::core::{Known, Why};
 use crate::decide::{Binary, HostSeen};
 use crate::edge::clock;
@@ -31,6 +31,7 @@ pub(super) struct Host {
 struct HostState {
     seen: HostSeen,
     class: Option<u8>,
+    short: Vec<Why>,
     running: bool,
     ended: Duration,
 }
@@ -42,7 +43,8 @@ impl Host {
 
     /// What the last pass found.
     pub(super) fn seen(&self) -> HostSeen {
-        lock(&self.state).seen.clone()
+        let state = lock(&self.state);
+        HostSeen { short: state.short.clone(), ..state.seen.clone() }
     }
 
     /// The machine's class; the middle one until it is measured.
@@ -67,15 +69,19 @@ impl Host {
             state.running = true;
         }
         let wanted = HostWanted::of(settings, k3s_runs, true);
+        let limits = settings.host.limits;
         let (state_dir, data_dir) = (settings.state_dir.clone(), settings.k3s.data_dir.clone());
         let (state, wake) = (Arc::clone(&self.state), Arc::clone(&self.wake));
         tokio::spawn(async move {
             let seen = pass(&state_dir, &wanted).await;
             let unmeasured = lock(&state).class.is_none();
-            let class = if unmeasured { measured(data_dir).await } else { None };
+            let measured = if unmeasured { measured(data_dir, limits).await } else { None };
             let mut state = lock(&state);
             let before = (std::mem::replace(&mut state.seen, seen), state.class);
-            state.class = state.class.or(class);
+            if let Some((class, short)) = measured {
+                state.class = Some(class);
+                state.short = short;
+            }
             state.running = false;
             state.ended = clock::since_boot();
             if before != (state.seen.clone(), state.class) {
@@ -97,7 +103,12 @@ async fn pass(state_dir: &std::path::Path, wanted: &HostWanted) -> HostSeen {
                 let findings = prepared.plan.findings.iter().filter(move |finding| finding.blocks == blocks);
                 findings.map(|finding| finding.why.clone()).collect()
             };
-            HostSeen { prepared: true, blocks_all: of(Blocks::Everything), blocks_server: of(Blocks::Server) }
+            HostSeen {
+                prepared: true,
+                blocks_all: of(Blocks::Everything),
+                blocks_server: of(Blocks::Server),
+                short: Vec::new(),
+            }
         }
         Err(error) => {
             let next = "nothing runs here before the host could be looked at; tried again";
@@ -105,27 +116,31 @@ async fn pass(state_dir: &std::path::Path, wanted: &HostWanted) -> HostSeen {
                 prepared: true,
                 blocks_all: vec![Why::new("host-preparation-failed", chain(&error), next)],
                 blocks_server: Vec::new(),
+                short: Vec::new(),
             }
         }
     }
 }
 
-async fn measured(data_dir: PathBuf) -> Option<u8> {
-    let measured = tokio::task::spawn_blocking(move || host::measure(&data_dir)).await.ok()?;
-    match measured {
-        Known::Yes(measured) => {
-            let class = host::class(&measured);
-            tracing::info!(
-                class,
-                fdatasync_p99_us = measured.fdatasync_p99_micros,
-                memory_mib = measured.memory_mib,
-                cores = measured.cores,
-                "machine measured"
-            );
-            Some(class)
-        }
-        Known::Absent | Known::Unknown(_) => None,
+/// The machine's class, and on which sides of the limits it is wrong.
+async fn measured(data_dir: PathBuf, limits: Limits) -> Option<(u8, Vec<Why>)> {
+    let seen = tokio::task::spawn_blocking(move || host::examine(&data_dir)).await.ok()?;
+    let class = host::fitness(&seen, &limits)?;
+    let short = host::shortcomings(&seen, &limits);
+    if let Known::Yes(measured) = &seen.measured {
+        tracing::info!(
+            class,
+            fdatasync_p99_us = measured.fdatasync_p99_micros,
+            memory_mib = measured.memory_mib,
+            cores = measured.cores,
+            disk_free_mib = seen.disk_free_mib.yes(),
+            "machine measured"
+        );
     }
+    for why in &short {
+        tracing::warn!(rule = %why.rule, "{}: {}", why.detail, why.next);
+    }
+    Some((class, short))
 }
 
 /// Bringing the k3s binary in.

@@ -6,7 +6,7 @@
 mod act;
 mod background;
 pub(crate) mod look;
-mod start;
+pub mod start;
 pub(crate) mod tell;
 
 use std::collections::BTreeMap;

@@ -10,7 +10,7 @@ use ring::signature::Ed25519KeyPair;
 use tokio::sync::{Notify, watch};
 
 use super::{Real, SharedLedger, background, chain, lock, tell};
-use crate::config::Settings;
+use crate::config::{Seed, Settings};
 use crate::core::{Known, Why};
 use crate::discovery;
 use crate::edge::http::Http;
@@ -46,8 +46,7 @@ fn failure(rule: &str, detail: impl Into<String>, next: &str) -> StartFailure {
 /// With the first thing in the way; what was opened before it is closed again.
 pub async fn begin(settings: &Settings) -> Result<Real, StartFailure> {
     let name = node_name(settings)?;
-    let wish = netif::Wish { ip: settings.node_ip, interface: settings.interface.as_deref() };
-    let address = netif::node_address(wish).map_err(|error| {
+    let chosen = node_address(settings).map_err(|error| {
         let rule = match error {
             netif::AddressError::NoRoute => "no-default-route",
             _ => "no-node-address",
@@ -58,6 +57,8 @@ pub async fn begin(settings: &Settings) -> Result<Real, StartFailure> {
             "add a default route, or set node-ip or interface; looked at again by itself",
         )
     })?;
+    tracing::info!(address = %chosen, "node address");
+    let address = chosen.ip;
     let init = match systemd::detect() {
         Known::Yes(init) => init,
         Known::Absent => {
@@ -117,6 +118,25 @@ pub async fn begin(settings: &Settings) -> Result<Real, StartFailure> {
         teller: tell::Teller::new(&settings.run_dir),
         timeline: Timeline::new(started),
     })
+}
+
+/// The node's address under these settings, as `muster run` and `muster doctor` choose it.
+///
+/// # Errors
+/// As [`netif::choose`].
+pub fn node_address(settings: &Settings) -> Result<netif::Choice, netif::AddressError> {
+    let literal = |seed: &Seed| match seed {
+        Seed::Address(address) => Some(*address),
+        // A name may not resolve yet, and the choice must not depend on when it does.
+        Seed::Name(..) => None,
+    };
+    let seeds: Vec<SocketAddr> = settings.seeds.iter().filter_map(literal).collect();
+    let wish = netif::Wish {
+        ip: settings.node_ip,
+        interface: settings.interface.as_deref(),
+        v6_first: settings.k3s.cluster_cidr.split(',').next().is_some_and(|pods| pods.contains(':')),
+    };
+    netif::node_address(wish, &seeds)
 }
 
 /// The look at k3s under a node's name.

@@ -56,6 +56,28 @@ pub fn parse_module_paths(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// What modprobe's refusal means and what to do about it, where its words alone do not say.
+#[must_use]
+pub fn refusal(said: &str) -> Option<&'static str> {
+    let has = |words: &str| said.contains(words);
+    Some(if has("Key was rejected by service") || has("Required key not available") {
+        "the kernel takes only signed modules (Secure Boot or lockdown): sign it and enrol the key, use the distribution's own \
+         module, or switch Secure Boot off"
+    } else if has("Operation not permitted") {
+        "the kernel loads no further modules: kernel.modules_disabled, lockdown, or a missing capability"
+    } else if has("Exec format error") || has("Invalid module format") {
+        "the module is of another kernel or compressed in a way that this kmod or kernel cannot read: reboot into the kernel whose \
+         modules are installed, or install a kmod that reads .ko.xz and .ko.zst"
+    } else if has("not found in directory") || has("No such file or directory") {
+        "there is no such module for the running kernel: install the extra modules package, or reboot into the kernel whose modules \
+         are installed"
+    } else if has("Unknown symbol") {
+        "the modules on the disk do not belong to the running kernel: reboot"
+    } else {
+        return None;
+    })
+}
+
 /// Names in `/proc/filesystems`.
 #[must_use]
 pub fn parse_filesystems(text: &str) -> BTreeSet<String> {
@@ -158,6 +180,22 @@ mod tests {
         assert!(!builtin.contains("br_netfilter"));
         let text = "kernel/net/bridge/br_netfilter.ko.xz: kernel/net/bridge/bridge.ko.xz\nkernel/fs/overlayfs/overlay.ko.zst:\n";
         assert_eq!(parse_module_paths(text).into_iter().collect::<Vec<_>>(), ["br_netfilter", "overlay"]);
+    }
+
+    #[test]
+    fn refusals_of_modprobe_are_explained() {
+        for (said, word) in [
+            ("modprobe: ERROR: could not insert 'br_netfilter': Key was rejected by service", "signed"),
+            ("modprobe: ERROR: could not insert 'wireguard': Required key not available", "signed"),
+            ("modprobe: ERROR: could not insert 'overlay': Operation not permitted", "modules_disabled"),
+            ("modprobe: ERROR: could not insert 'overlay': Exec format error", ".ko.xz"),
+            ("modprobe: FATAL: Module wireguard not found in directory /lib/modules/6.1.0", "extra modules"),
+            ("modprobe: can't change directory to '6.6.31-0-virt': No such file or directory", "reboot"),
+            ("modprobe: ERROR: could not insert 'x': Unknown symbol in module", "reboot"),
+        ] {
+            assert!(refusal(said).is_some_and(|meaning| meaning.contains(word)), "{said}");
+        }
+        assert_eq!(refusal("modprobe: ERROR: out of memory"), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{HostWanted, Judged};
+use super::{HostWanted, Judged, closer, own};
 use crate::core::Known;
 use crate::host::facts::network::{Protocol, reaches_pods};
 use crate::host::profile::Check;
@@ -17,8 +17,10 @@ const CONTROLLERS: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
 pub(super) fn judge(check: Check, facts: &HostFacts, wanted: &HostWanted) -> Option<Judged> {
     let files = &facts.files;
     match check {
-        Check::Firewall => return firewall(files),
         Check::NmCloudSetup => return nm_cloud_setup(files),
+        Check::MachineId => return own::machine_id(facts),
+        Check::Configuration => return closer::configuration(wanted),
+        Check::OddServers => return closer::odd_servers(wanted),
         _ => {}
     }
     let live = facts.live.as_ref()?;
@@ -27,6 +29,10 @@ pub(super) fn judge(check: Check, facts: &HostFacts, wanted: &HostWanted) -> Opt
         Check::HostName => Some(host_name(live, wanted)),
         Check::Memory(least) => {
             Some(number(&live.memory_kib.clone().map(|kib| kib / 1024), least, "MiB of memory"))
+        }
+        Check::ServerMemory => {
+            let seen = live.memory_kib.clone().map(|kib| kib / 1024);
+            Some(number(&seen, wanted.limits.min_memory_mib, "MiB of memory"))
         }
         Check::Processors(least) => {
             Some(number(&live.cpus.clone().map(u64::from), u64::from(least), "processors online"))
@@ -41,7 +47,18 @@ pub(super) fn judge(check: Check, facts: &HostFacts, wanted: &HostWanted) -> Opt
         Check::ReversePath => reverse_path(live),
         Check::NameServers => name_servers(live),
         Check::Selinux => selinux(files, live),
-        Check::Firewall | Check::NmCloudSetup => None,
+        Check::AppArmor => apparmor(files, live),
+        Check::OpenFiles => own::open_files(live),
+        Check::Mtu => own::mtu(live, wanted),
+        Check::ProductUuid => own::product_uuid(live),
+        Check::HardwareAddress => own::hardware_address(live, wanted),
+        Check::DiskLatency
+        | Check::DiskFree
+        | Check::TimeSync
+        | Check::TimeOffset
+        | Check::Certificates
+        | Check::Peers(_) => closer::judge(check, facts.examined.as_ref()?, live, wanted),
+        Check::NmCloudSetup | Check::MachineId | Check::Configuration | Check::OddServers => None,
     }
 }
 
@@ -253,30 +270,6 @@ fn name_servers(live: &LiveFacts) -> Option<Judged> {
     })
 }
 
-fn firewall(files: &FileFacts) -> Option<Judged> {
-    let firewalld = match &files.enabled {
-        Known::Yes(enabled) => enabled.contains("firewalld.service"),
-        Known::Absent => false,
-        Known::Unknown(unread) => return Some(Judged::unknown(unread)),
-    };
-    let ufw = match &files.ufw {
-        Known::Yes(()) => true,
-        Known::Absent => false,
-        Known::Unknown(unread) => return Some(Judged::unknown(unread)),
-    };
-    let name = match (ufw, firewalld) {
-        (false, false) => return None,
-        (true, false) => "ufw",
-        (false, true) => "firewalld",
-        (true, true) => "ufw and firewalld",
-    };
-    Some(Judged::missing(
-        format!("{name} starts at boot"),
-        "allow TCP 6443 and 10250 from all nodes, TCP 2379-2380 between servers, UDP 8472 and Muster's gossip port between \
-         nodes, and trust the pod and service networks",
-    ))
-}
-
 fn nm_cloud_setup(files: &FileFacts) -> Option<Judged> {
     let enabled = files.enabled.yes()?;
     let unit = ["nm-cloud-setup.service", "nm-cloud-setup.timer"]
@@ -301,6 +294,19 @@ fn selinux(files: &FileFacts, live: &LiveFacts) -> Option<Judged> {
             Known::Unknown(unread) => Judged::unknown(unread),
         }),
         Known::Unknown(unread) => Some(Judged::unknown(unread)),
+    }
+}
+
+fn apparmor(files: &FileFacts, live: &LiveFacts) -> Option<Judged> {
+    match (&live.apparmor, &files.apparmor_parser) {
+        (Known::Absent, _) => None,
+        (Known::Yes(false), _) => Some(Judged::ok("off")),
+        (Known::Yes(true), Known::Yes(())) => Some(Judged::ok("on, with its parser")),
+        (Known::Yes(true), Known::Absent) => Some(Judged::missing(
+            "AppArmor is on and there is no apparmor_parser",
+            "install the package apparmor (Debian, Ubuntu, Alpine) or apparmor-parser (SUSE)",
+        )),
+        (Known::Unknown(unread), _) | (_, Known::Unknown(unread)) => Some(Judged::unknown(unread)),
     }
 }
 

@@ -6,21 +6,19 @@ use crate::host::facts::kernel::read_only_mount;
 use crate::host::facts::sysctl::{key_path, plain};
 use crate::host::profile::Wish;
 use crate::host::{
-    Content, HostFacts, Kept, Kind, LiveFacts, MODULES_FILE, NETWORK_MANAGER_FILE, ROWS, SYSCTL_FILE,
-    SysctlFile, render,
+    Content, FileFacts, HostFacts, Kept, Kind, LiveFacts, MODULES_FILE, NETWORK_MANAGER_FILE, ROWS,
+    SYSCTL_FILE, SysctlFile, render,
 };
 
 /// A module, by its effect.
-pub(super) fn module(name: &'static str, live: &LiveFacts) -> Option<Judged> {
+pub(super) fn module(name: &'static str, files: &FileFacts, live: &LiveFacts) -> Option<Judged> {
     Some(match live.effects.get(name)? {
         Known::Yes(()) => Judged::ok(match live.loaded.yes() {
             Some(loaded) if loaded.contains(name) => "loaded",
             _ => "built in",
         }),
         Known::Absent => match &live.container {
-            Known::Absent => {
-                Judged::mended(format!("{name} has no effect yet"), vec![HostAct::LoadModule { name }])
-            }
+            Known::Absent => to_load(name, files),
             Known::Yes(manager) => Judged::missing(
                 format!("{name} is missing in the kernel of the machine outside this {manager} container"),
                 format!("load it there: modprobe {name}"),
@@ -29,6 +27,23 @@ pub(super) fn module(name: &'static str, live: &LiveFacts) -> Option<Judged> {
         },
         Known::Unknown(unread) => Judged::unknown(unread),
     })
+}
+
+/// A module without effect: loaded, unless the kernel's own lists say that there is none.
+fn to_load(name: &'static str, files: &FileFacts) -> Judged {
+    match (&files.loadable, &files.builtin) {
+        (Known::Unknown(unread), _) | (Known::Yes(_), Known::Unknown(unread)) => Judged::unknown(unread),
+        (Known::Yes(loadable), builtin)
+            if !loadable.contains(name) && !builtin.yes().is_some_and(|builtin| builtin.contains(name)) =>
+        {
+            Judged::missing(
+                format!("this kernel has no module {name}"),
+                "install the distribution's extra modules package for the running kernel, or reboot into the kernel whose \
+                 modules are installed",
+            )
+        }
+        _ => Judged::mended(format!("{name} has no effect yet"), vec![HostAct::LoadModule { name }]),
+    }
 }
 
 /// The list of modules to load at boot: those of the table that are not built in.
@@ -42,7 +57,10 @@ pub(super) fn keep_modules(facts: &HostFacts, wanted: &HostWanted) -> Judged {
     };
     let mut unread = None;
     let mut keep = Vec::new();
-    for row in ROWS.iter().filter(|row| !wanted.skip.contains(row.name)) {
+    let asked = |row: &&crate::host::Row| {
+        !wanted.skip.contains(row.name) && row.is_asked(&wanted.modules, &wanted.packages)
+    };
+    for row in ROWS.iter().filter(asked) {
         let Kind::Module(name, _) = row.kind else { continue };
         match built_in(name, facts) {
             Known::Yes(()) => {}
@@ -123,6 +141,18 @@ pub(super) fn sysctl(
         },
     };
     let detail = format!("{key} is {value}, wanted {}", said(wish));
+    if OUTSIDE_ONLY.contains(&key) {
+        match &live.container {
+            Known::Absent => {}
+            Known::Yes(manager) => {
+                return Some(Judged::missing(
+                    format!("{detail}, and only the machine outside this {manager} container can set it"),
+                    format!("set it there: sysctl {key}={after}"),
+                ));
+            }
+            Known::Unknown(unread) => return Some(Judged::unknown(unread)),
+        }
+    }
     let mounts = match &live.proc_mounts {
         Known::Yes(mounts) => mounts.as_slice(),
         Known::Absent => &[],
@@ -146,11 +176,18 @@ fn said(wish: Wish) -> String {
 
 /// Whether a step of this plan loads the module that makes the key.
 fn brought_by_module(key: &str, live: &LiveFacts, wanted: &HostWanted) -> bool {
-    key.starts_with("net.bridge.")
-        && !wanted.skip.contains("module.br_netfilter")
+    let (row, module) = match key {
+        _ if key.starts_with("net.bridge.") => ("module.br_netfilter", "br_netfilter"),
+        _ if key.starts_with("net.netfilter.") => ("module.nf_conntrack", "nf_conntrack"),
+        _ => return false,
+    };
+    !wanted.skip.contains(row)
         && live.container.is_absent()
-        && live.effects.get("br_netfilter").is_some_and(Known::is_absent)
+        && live.effects.get(module).is_some_and(Known::is_absent)
 }
+
+/// Keys that the kernel lets only the machine's own network namespace set.
+const OUTSIDE_ONLY: [&str; 1] = ["net.netfilter.nf_conntrack_max"];
 
 /// Our sysctl file, and later files that undo it.
 pub(super) fn keep_sysctls(facts: &HostFacts, wanted: &HostWanted) -> Judged {
@@ -265,7 +302,7 @@ pub(super) fn network_manager(facts: &HostFacts) -> Option<Judged> {
 }
 
 /// A file of ours: there with this text, or not there.
-fn kept_file(
+pub(super) fn kept_file(
     path: &str,
     before: Option<&Kept>,
     text: Option<String>,

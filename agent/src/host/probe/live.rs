@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::parsed;
 use crate::core::Known;
 use crate::edge::clock;
+use crate::edge::link::{LinkKind, kind_of};
+use crate::host::facts::links::{InitLimits, Link, parse_init_limits};
 use crate::host::facts::{kernel, network, swap, sysctl};
 use crate::host::profile::Effect;
 use crate::host::{Cgroups, Kept, Kind, Listener, LiveFacts, Protocol, ROWS, Tree};
@@ -54,6 +56,10 @@ pub(super) fn live(tree: &Tree) -> LiveFacts {
         listeners: listeners(tree),
         name_servers: name_servers(tree),
         selinux: tree.text("/sys/fs/selinux/enforce").map(|text| text.trim() == "1"),
+        apparmor: tree.text("/sys/module/apparmor/parameters/enabled").map(|text| text.trim() == "Y"),
+        init_limits: init_limits(tree),
+        links: links(tree),
+        product_uuid: tree.text("/sys/class/dmi/id/product_uuid").map(|uuid| uuid.trim().to_owned()),
     }
 }
 
@@ -106,6 +112,38 @@ fn container(tree: &Tree) -> Known<String> {
         }
     }
     Known::Absent
+}
+
+fn init_limits(tree: &Tree) -> Known<InitLimits> {
+    match (tree.text("/proc/1/limits"), tree.text("/proc/1/status")) {
+        (Known::Yes(limits), Known::Yes(status)) => match parse_init_limits(&limits, &status) {
+            Ok(limits) => Known::Yes(limits),
+            Err(cause) => Known::unknown("/proc/1/limits", cause),
+        },
+        (Known::Unknown(unread), _) | (_, Known::Unknown(unread)) => Known::Unknown(unread),
+        (Known::Absent, _) | (_, Known::Absent) => Known::Absent,
+    }
+}
+
+fn links(tree: &Tree) -> Known<BTreeMap<String, Link>> {
+    const CLASS: &str = "/sys/class/net";
+    let names = match tree.names(CLASS) {
+        Known::Yes(names) => names,
+        Known::Absent => return Known::Absent,
+        Known::Unknown(unread) => return Known::Unknown(unread),
+    };
+    let mut links = BTreeMap::new();
+    for name in names.into_iter().filter(|name| kind_of(name) != LinkKind::Container) {
+        // `bonding_masters` is a file among the directories, and a link may go away between two looks.
+        let (Known::Yes(mtu), Known::Yes(mac)) =
+            (tree.text(&format!("{CLASS}/{name}/mtu")), tree.text(&format!("{CLASS}/{name}/address")))
+        else {
+            continue;
+        };
+        let Ok(mtu) = mtu.trim().parse() else { continue };
+        links.insert(name, Link { mtu, mac: mac.trim().to_owned() });
+    }
+    Known::Yes(links)
 }
 
 fn advertised(tree: &Tree, routes: &Known<Vec<network::Route6>>) -> Known<Vec<(String, String)>> {

@@ -1,6 +1,6 @@
 //! The table itself.
 
-use super::{Applies, Blocks, Check, Effect, Kind, Level, Need, Row, SERVER_MEMORY_MIB, Wish};
+use super::{Applies, Blocks, Check, Effect, Kind, Level, Need, Package, Row, Wish};
 use crate::host::facts::Protocol;
 
 use Blocks::{Everything, Nothing, Server};
@@ -52,6 +52,20 @@ pub const ROWS: &[Row] = &[
         Nothing,
         "kube-proxy's address translation and its conntrack limits",
     ),
+    needed(
+        "module.wireguard",
+        Kind::Module("wireguard", Effect::Path("/sys/module/wireguard")),
+        Need::K3s,
+        Nothing,
+        "flannel's wireguard-native backend; on request: that backend, or `host.modules`",
+    ),
+    needed(
+        "module.ip_vs",
+        Kind::Module("ip_vs", Effect::Path("/proc/net/ip_vs")),
+        Need::K3s,
+        Nothing,
+        "kube-proxy's mode ipvs; on request: that mode in `kube-proxy-arg`, or `host.modules`",
+    ),
     wished(
         "module.vxlan",
         Kind::Check(Look::Loadable("vxlan")),
@@ -97,6 +111,30 @@ pub const ROWS: &[Row] = &[
         "log and file watchers of pods share it; k3s does not set it",
     ),
     wished(
+        "sysctl.fs.file-max",
+        Sysctl("fs.file-max", AtLeast(1_048_576)),
+        Need::Advice,
+        "open files of the whole machine; the kernel's default follows its memory and is small on small machines",
+    ),
+    wished(
+        "sysctl.fs.nr_open",
+        Sysctl("fs.nr_open", AtLeast(1_048_576)),
+        Need::Advice,
+        "the bound of what k3s's unit asks for (LimitNOFILE=1048576)",
+    ),
+    wished(
+        "sysctl.net.netfilter.nf_conntrack_max",
+        Sysctl("net.netfilter.nf_conntrack_max", AtLeast(131_072)),
+        Need::K3sDoesIt,
+        "connections that can be tracked; kube-proxy raises it to 32,768 for each processor and no less than this",
+    ),
+    wished(
+        "sysctl.net.netfilter.nf_conntrack_tcp_timeout_established",
+        Sysctl("net.netfilter.nf_conntrack_tcp_timeout_established", Exactly("86400")),
+        Need::K3sDoesIt,
+        "the kernel's five days keep dead connections in the table; kube-proxy sets one day",
+    ),
+    wished(
         "sysctl.vm.overcommit_memory",
         Sysctl("vm.overcommit_memory", Exactly("1")),
         Need::Kubelet,
@@ -137,6 +175,18 @@ pub const ROWS: &[Row] = &[
         Kind::KeepSysctls,
         Need::Advice,
         "sysctls hold at boot, before k3s and the kubelet set theirs",
+    ),
+    wished(
+        "package.iscsi",
+        Kind::Package(Package::Iscsi),
+        Need::Advice,
+        "volumes by iSCSI, as Longhorn makes them; on request: `host.packages`",
+    ),
+    wished(
+        "package.nfs",
+        Kind::Package(Package::Nfs),
+        Need::Advice,
+        "volumes by NFS; on request: `host.packages`",
     ),
     wished(
         "network-manager",
@@ -181,7 +231,7 @@ pub const ROWS: &[Row] = &[
     ),
     needed(
         "memory.server",
-        Kind::Check(Look::Memory(SERVER_MEMORY_MIB)),
+        Kind::Check(Look::ServerMemory),
         Need::K3s,
         Server,
         "a server with etcd thrashes in less; documented minimum 2 GiB",
@@ -213,6 +263,36 @@ pub const ROWS: &[Row] = &[
     wished("port.8472", Kind::Check(Look::Port(Protocol::Udp, 8472)), Need::K3s, "flannel's VXLAN"),
     needed("port.gossip", Kind::Check(Look::GossipPort), Need::Muster, Everything, "Muster's own gossip"),
     wished(
+        "limit.open-files",
+        Kind::Check(Look::OpenFiles),
+        Need::Advice,
+        "k3s's unit asks for 1,048,576 open files; an init system without the right to raise limits gives less, silently",
+    ),
+    wished(
+        "mtu",
+        Kind::Check(Look::Mtu),
+        Need::Advice,
+        "flannel takes 50 bytes of each packet; under 1280 IPv6 cannot be carried and small packets cost throughput",
+    ),
+    wished(
+        "machine-id",
+        Kind::Check(Look::MachineId),
+        Need::Muster,
+        "the agent tells a copied disk by it; an image that carries one gives it to every machine made from it",
+    ),
+    wished(
+        "product-uuid",
+        Kind::Check(Look::ProductUuid),
+        Need::Muster,
+        "with the machine-id it tells a copied disk; some makers give every board the same one",
+    ),
+    wished(
+        "mac",
+        Kind::Check(Look::HardwareAddress),
+        Need::Advice,
+        "two machines of one hardware address in one network lose each other's packets",
+    ),
+    wished(
         "ipv6.accept-ra",
         Kind::Check(Look::RouterAdvertisements),
         Need::Advice,
@@ -232,9 +312,9 @@ pub const ROWS: &[Row] = &[
     ),
     wished(
         "firewall",
-        Kind::Check(Look::Firewall),
+        Kind::Firewall,
         Need::Advice,
-        "ufw and firewalld drop k3s's traffic until its ports and networks are allowed",
+        "ufw, firewalld and nftables chains that drop stop k3s's traffic until its ports and networks are allowed",
     ),
     wished(
         "nm-cloud-setup",
@@ -248,5 +328,91 @@ pub const ROWS: &[Row] = &[
         Need::K3s,
         Nothing,
         "under enforcing SELinux containers need the k3s-selinux policy package",
+    ),
+    wished(
+        "apparmor",
+        Kind::Check(Look::AppArmor),
+        Need::K3s,
+        "where the kernel has AppArmor on and its parser is missing, containers run without their profile or do not start",
+    ),
+    needed(
+        "configuration",
+        Kind::Check(Look::Configuration),
+        Need::Muster,
+        Everything,
+        "the agent does nothing under a configuration that does not hold",
+    ),
+    wished(
+        "servers.odd",
+        Kind::Check(Look::OddServers),
+        Need::K3s,
+        "of an even number of etcd members no more may fail than of one fewer",
+    ),
+    wished(
+        "disk.latency",
+        Kind::Check(Look::DiskLatency),
+        Need::K3s,
+        "etcd syncs its log before it answers: a slow disk delays every write and costs elections",
+    )
+    .server(),
+    wished(
+        "disk.free",
+        Kind::Check(Look::DiskFree),
+        Need::Advice,
+        "images, logs and etcd's snapshots; a full disk stops etcd and makes the kubelet evict pods",
+    ),
+    wished(
+        "time.sync",
+        Kind::Check(Look::TimeSync),
+        Need::K3s,
+        "certificates of a node whose clock is an hour off are refused",
+    ),
+    wished(
+        "time.offset",
+        Kind::Check(Look::TimeOffset),
+        Need::K3s,
+        "etcd warns of members whose clocks are a second apart",
+    ),
+    needed(
+        "certificates",
+        Kind::Check(Look::Certificates),
+        Need::K3s,
+        Nothing,
+        "k3s renews its certificates only when it starts; one that runs for a year loses its own",
+    ),
+    needed(
+        "peer.6443",
+        Kind::Check(Look::Peers(Some(6443))),
+        Need::K3s,
+        Everything,
+        "a node joins by the supervisor of a server",
+    ),
+    needed(
+        "peer.2379",
+        Kind::Check(Look::Peers(Some(2379))),
+        Need::K3s,
+        Server,
+        "etcd's clients on other servers",
+    )
+    .server(),
+    needed(
+        "peer.2380",
+        Kind::Check(Look::Peers(Some(2380))),
+        Need::K3s,
+        Server,
+        "etcd's members talk to each other",
+    )
+    .server(),
+    wished(
+        "peer.10250",
+        Kind::Check(Look::Peers(Some(10250))),
+        Need::K3s,
+        "logs, exec and metrics of pods on other nodes",
+    ),
+    wished(
+        "peer.port",
+        Kind::Check(Look::Peers(None)),
+        Need::Advice,
+        "a port that was asked about by number",
     ),
 ];

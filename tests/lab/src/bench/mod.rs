@@ -2,6 +2,7 @@
 
 mod crowd;
 pub mod gossip;
+mod host;
 mod measure;
 mod oracle;
 
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
+
+pub use host::HostBench;
 
 use crate::host::Host;
 use crate::lab::{Lab, Spec};

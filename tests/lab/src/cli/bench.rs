@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::{Output, Source, prepare};
-use crate::bench::{Bench, gossip};
+use crate::bench::{Bench, HostBench, gossip};
 use crate::setup::binaries::{self, Profile};
-use crate::setup::packages;
+use crate::setup::{Tell, packages};
 use crate::view;
 
 #[derive(Debug, Args)]
@@ -52,40 +52,64 @@ enum What {
         #[arg(long, value_enum, default_value = "table")]
         output: Output,
     },
+    /// The preparation of a host, by Muster and by the operator's guide as a script, first and with nothing left to do.
+    Host {
+        /// A `muster` binary instead of the one that is built here.
+        #[arg(long, value_name = "PATH")]
+        muster: Option<PathBuf>,
+        /// How `muster` is built.
+        #[arg(long, value_enum, default_value = "release")]
+        profile: Profile,
+        /// Runs on each side, beside one that warms the caches.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+        runs: u32,
+        #[arg(long, value_enum, default_value = "table")]
+        output: Output,
+    },
 }
 
 impl BenchArgs {
     pub(super) fn run(&self) -> Result<ExitCode> {
         super::root_and_interrupts()?;
         let tell = |text: &str| eprintln!("==> {text}");
-        let (result, text) = match &self.what {
-            What::Formation { k3s, muster, profile, runs, .. } => {
+        let (result, text, output) = match &self.what {
+            What::Formation { k3s, muster, profile, runs, output } => {
                 let source = Source { k3s: k3s.clone(), muster: muster.clone(), profile: *profile };
                 let (binaries, rootfs) = prepare(&source, &tell)?;
                 let bench = Bench { binaries: &binaries, rootfs: &rootfs, runs: *runs, tell: &tell };
                 let result = bench.run()?;
                 let text = table(&result);
-                (result, text)
+                (result, text, output)
             }
-            What::Gossip { muster, nodes, loss, .. } => {
+            What::Gossip { muster, nodes, loss, output } => {
                 packages::ensure(&tell)?;
                 packages::also(&[("serf", "serf")], &tell)?;
-                let muster = match muster {
-                    Some(muster) => muster.clone(),
-                    None => binaries::muster(Profile::Release, &tell)?,
-                };
+                let muster = agent(muster.as_ref(), Profile::Release, &tell)?;
                 let result = gossip::Bench { muster: &muster, nodes, loss, tell: &tell }.run()?;
                 let text = gossip::table(&result);
-                (result, text)
+                (result, text, output)
+            }
+            What::Host { muster, profile, runs, output } => {
+                let muster = agent(muster.as_ref(), *profile, &tell)?;
+                let result = HostBench { muster: &muster, runs: *runs, tell: &tell }.run()?;
+                let text = table(&result);
+                (result, text, output)
             }
         };
-        let (What::Formation { output, .. } | What::Gossip { output, .. }) = &self.what;
         if *output == Output::Json {
             println!("{result}");
         } else {
             print!("{text}");
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The binary that is given, or one that is built here.
+fn agent(given: Option<&PathBuf>, profile: Profile, tell: Tell) -> Result<PathBuf> {
+    match given {
+        Some(path) => path.canonicalize().with_context(|| format!("find {}", path.display())),
+        None => binaries::muster(profile, tell),
     }
 }
 
