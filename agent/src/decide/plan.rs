@@ -10,7 +10,7 @@ use crate::gossip::Role;
 use crate::ledger::Record;
 
 /// How k3s is to be configured.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "mode")]
 pub enum K3sWanted {
     /// With `cluster-init`: the provisional cluster of a nominee.

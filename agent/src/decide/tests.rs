@@ -478,3 +478,61 @@ fn peers_are_remembered_for_a_cold_start() {
     let kept = &plan.commit.unwrap().peers;
     assert_eq!(kept.get(&id(2)).map(|peer| peer.address.to_string()).as_deref(), Some("10.0.0.2:7846"));
 }
+
+#[test]
+fn a_second_join_under_a_name_that_is_still_held_waits() {
+    let ours = settings(&[]);
+    let (mut seen, born) = certified(&ours);
+    record(&mut seen).data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
+    seen.checks.insert(address(2), Known::Yes(born.ca_hash.clone()));
+    seen.k3s.configuration = Known::Yes(());
+    assert_eq!(rule(&decide(&seen, &ours)), "asking-members");
+    let member = |node: &str| MemberSeen { node: node.into(), learner: false, address: Some(address(1)) };
+    seen.members = Known::Yes(vec![member("node2"), member("node1")]);
+    let plan = decide(&seen, &ours);
+    assert_eq!(rule(&plan), "name-held");
+    assert!(!plan.acts.contains(&Act::Start { role: Role::Server }));
+    seen.members = Known::Yes(vec![member("node2")]);
+    assert!(decide(&seen, &ours).acts.contains(&Act::Start { role: Role::Server }));
+    // A first server that discarded data asks before it takes its place.
+    let fresh = record(&mut seen);
+    (fresh.data, fresh.discarded) = (Data::None, 1);
+    seen.k3s.configuration = Known::Absent;
+    seen.members = Known::Yes(vec![member("node2"), member("node1")]);
+    assert_eq!(rule(&decide(&seen, &ours)), "name-held");
+    seen.members = Known::Yes(vec![member("node2")]);
+    assert_eq!(rule(&decide(&seen, &ours)), "first-server");
+}
+
+#[test]
+fn k3s_does_not_wait_for_a_server_that_is_gone_while_there_is_another() {
+    let ours = settings(&[]);
+    let (mut seen, born) = certified(&ours);
+    record(&mut seen).data = Data::Joining { role: Role::Agent, cluster: born.cluster_id.clone() };
+    seen.checks.insert(address(2), Known::Yes(born.ca_hash.clone()));
+    seen.k3s.agent_unit = Known::Yes(UnitSeen::Starting);
+    seen.k3s.configured_server = Known::Yes(address(2));
+    assert_eq!(decide(&seen, &ours).acts, []);
+    seen.k3s.configured_server = Known::Yes(address(7));
+    let wanted =
+        K3sWanted::InCluster { role: Role::Agent, server: Some(address(2)), ca: born.ca_hash.clone() };
+    assert_eq!(decide(&seen, &ours).acts, [Act::Configure { wanted }, Act::Stop { role: Role::Agent }]);
+    // With data of its own it knows the servers by itself.
+    seen.k3s.agent_data = Known::Yes(());
+    assert_eq!(decide(&seen, &ours).acts, []);
+}
+
+#[test]
+fn the_gate_lets_the_next_era_be_founded_and_the_annulled_one_rest() {
+    use crate::engine::gate_word;
+    let ours = settings(&[]);
+    let mut next = Record::new(&ours.cluster);
+    let by = id(1);
+    next.open_next_era(Annulment { era: 1, cluster_id: None, by, reason: "gone".into() });
+    assert!(gate_word(&next).annulled);
+    next.data = Data::Discarding { reason: "annulled".into() };
+    assert!(gate_word(&next).annulled);
+    next.data = Data::Provisional { ballot: ballot(1, 1) };
+    let word = gate_word(&next);
+    assert!(word.provisional_armed && !word.annulled);
+}

@@ -137,6 +137,11 @@ fn what_a_server_may_start_on() {
             ledger(member(), Known::Yes(GateLedger { annulled: true, ..in_cluster(true) })),
             "gate-annulled",
         ),
+        (
+            "a copied disk under an identity of its own, which knows the certificate",
+            ledger(member(), Known::Yes(GateLedger { role: None, ..in_cluster(false) })),
+            "gate-no-word",
+        ),
         // A provisional cluster.
         ("founder, first start", founder(), "ok"),
         ("founder, killed before etcd wrote", disk(founder(), |d| d.ca = Known::Yes(other())), "ok"),
@@ -271,6 +276,8 @@ fn what_an_agent_may_start_on() {
         "gate-ledger-unreadable"
     );
     assert_eq!(word(GateFacts { token: token(&password()), ..agent() }), "gate-token-not-pinned");
+    let roleless = GateLedger { role: None, ..ledger(Some(K3sRole::Agent)) };
+    assert_eq!(word(GateFacts { ledger: Known::Yes(roleless), ..agent() }), "gate-no-word");
     let annulled = GateLedger { annulled: true, ..ledger(Some(K3sRole::Agent)) };
     assert_eq!(word(GateFacts { ledger: Known::Yes(annulled), ..agent() }), "gate-annulled");
 }

@@ -10,7 +10,7 @@ use crate::founding::{Annulment, Ballot, Certificate, Proposal, Register};
 use crate::gossip::Role;
 
 /// What k3s's data on this machine is, by this node's own word.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "is")]
 pub enum Data {
     /// None of ours: the data directory must be empty.
@@ -43,7 +43,7 @@ pub enum Data {
 }
 
 /// A peer that was met, for the next cold start.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Remembered {
     /// Its name.
     pub name: String,
@@ -52,7 +52,7 @@ pub struct Remembered {
 }
 
 /// Everything but the key.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     /// Name of the cluster it was written for; another name in the configuration parks the node.

@@ -85,6 +85,16 @@ fn proposal(claim: &Claim) -> Option<founding::Proposal> {
     claim.proposal.map(|(b, v)| founding::Proposal { ballot: ballot(b), certificate: v.map(certificate) })
 }
 
+/// Under [`Control::NoLiveCheck`]: whatever was proposed is taken for served.
+struct Believed<'a>(&'a [Other]);
+impl LiveCheck for Believed<'_> {
+    fn served(&self, address: IpAddr) -> Known<CaHash> {
+        let proposals = self.0.iter().filter_map(|other| other.proposal.as_ref());
+        let named = proposals.filter_map(|p| p.certificate.as_ref()).find(|c| c.founder_address == address);
+        named.map_or(Known::Absent, |certificate| Known::Yes(certificate.ca_hash.clone()))
+    }
+}
+
 struct Served<'a>(&'a Answers);
 impl LiveCheck for Served<'_> {
     fn served(&self, address: IpAddr) -> Known<CaHash> {
@@ -201,6 +211,21 @@ fn controlled(
             judgement.moves.clear();
             let live = others.iter().filter(|other| other.live);
             if live.clone().count() + 1 >= terms.founders && live.clone().all(|other| own.id < other.id) {
+                let value = Value { founder: node(&own.id), incarnation: 0, origin: 0 };
+                judgement.moves.push(Move::Store(certificate(value)));
+            }
+            judgement
+        }
+        Control::NoLiveCheck => judge(own, others, terms, &Believed(others)),
+        Control::LeaderKey => {
+            let mut judgement = judge(own, others, terms, check);
+            judgement.moves.clear();
+            // The key in the registers of others: here, the vote that whoever took the lead published with it.
+            let leaderless = others
+                .iter()
+                .all(|other| other.register.as_ref().is_none_or(|register| register.accepted.is_none()));
+            let live = others.iter().filter(|other| other.live).count();
+            if live + 1 >= terms.founders && leaderless {
                 let value = Value { founder: node(&own.id), incarnation: 0, origin: 0 };
                 judgement.moves.push(Move::Store(certificate(value)));
             }

@@ -4,15 +4,21 @@
 //! stale reads and partitions at once. A node is its disk and nothing else: that is a crash and a restart at every point.
 
 mod adapter;
+mod explore;
 mod models;
 mod state;
 mod views;
+mod whole;
+mod whole_k3s;
+mod whole_model;
 
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use models::{Founding, MODELS, ONE, Result};
+use explore::ONE;
+use models::{Founding, MODELS, Result};
 use stateright::{Checker, HasDiscoveries, Model};
+use whole::{WHOLE, Whole};
 
 /// Explores the founding protocol in every interleaving.
 #[derive(Parser)]
@@ -58,11 +64,17 @@ struct Line {
     seconds: f64,
 }
 
-fn run(model: &Founding, limit: u64, threads: usize, path: bool) -> Line {
+fn run<M>(model: &M, (name, expected): (&'static str, Result), limit: u64, threads: usize, path: bool) -> Line
+where
+    M: Model + Clone + Send + Sync + 'static,
+    M::State: Clone + std::hash::Hash + PartialEq + std::fmt::Debug + Send + Sync,
+    M::Action: Clone + PartialEq + std::fmt::Debug + Send + Sync,
+{
+    let title = name;
     let began = Instant::now();
     let checker = model.clone().checker().threads(threads).timeout(Duration::from_secs(limit));
     // Two clusters are looked for in depth; where none is expected, everything is explored, in breadth.
-    let (discoveries, states, depth) = if model.expected == Result::Violated {
+    let (discoveries, states, depth) = if expected == Result::Violated {
         let done = checker.finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
         (done.discoveries(), done.unique_state_count(), done.max_depth())
     } else {
@@ -75,8 +87,8 @@ fn run(model: &Founding, limit: u64, threads: usize, path: bool) -> Line {
         |name: &str| properties.iter().any(|p| p.name == name && p.expectation.discovery_is_failure());
     let broken: Vec<&str> = discoveries.keys().copied().filter(|name| failed(name)).collect();
     for name in &broken {
-        if *name != ONE || model.expected == Result::Holds {
-            eprintln!("{}: not so: {name}", model.name);
+        if *name != ONE || expected == Result::Holds {
+            eprintln!("{title}: not so: {name}");
         }
         if path {
             eprintln!("{}", discoveries[name]);
@@ -94,17 +106,10 @@ fn run(model: &Founding, limit: u64, threads: usize, path: bool) -> Line {
     } else if missing.is_empty() {
         Result::Holds
     } else {
-        eprintln!("{}: never: {}", model.name, missing.join("; "));
+        eprintln!("{title}: never: {}", missing.join("; "));
         Result::Idle
     };
-    Line {
-        name: model.name,
-        expected: model.expected,
-        found,
-        states,
-        depth,
-        seconds: (seconds * 10.0).round() / 10.0,
-    }
+    Line { name, expected, found, states, depth, seconds: (seconds * 10.0).round() / 10.0 }
 }
 
 fn word(result: Result) -> &'static str {
@@ -119,25 +124,32 @@ fn word(result: Result) -> &'static str {
 fn main() -> anyhow::Result<std::process::ExitCode> {
     let cli = Cli::parse();
     if cli.name == "list" {
-        for model in MODELS {
-            println!("{:<28} {:<9} {}", model.name, word(model.expected), model.what);
+        let all = MODELS.iter().map(|model| (model.name, model.expected, model.what));
+        for (name, expected, what) in all.chain(WHOLE.iter().map(|m| (m.name, m.expected, m.what))) {
+            println!("{name:<28} {:<9} {what}", word(expected));
         }
         return Ok(std::process::ExitCode::SUCCESS);
     }
+    let wanted = |name: &str, quick: bool| match cli.name.as_str() {
+        "all" => true,
+        "quick" => quick,
+        one => one == name,
+    };
+    let whole: Vec<Whole> = WHOLE.iter().filter(|model| wanted(model.name, model.quick)).cloned().collect();
     let chosen: Vec<Founding> = MODELS
         .iter()
-        .filter(|model| match cli.name.as_str() {
-            "all" => true,
-            "quick" => model.quick,
-            name => model.name == name,
-        })
+        .filter(|model| wanted(model.name, model.quick))
         .map(|model| Founding {
             counters: cli.counters.unwrap_or(model.counters),
             candidates: cli.candidates.unwrap_or(model.candidates),
             ..model.clone()
         })
         .collect();
-    anyhow::ensure!(!chosen.is_empty(), "there is no model {:?}: see `cargo model list`", cli.name);
+    anyhow::ensure!(
+        !chosen.is_empty() || !whole.is_empty(),
+        "there is no model {:?}: see `cargo model list`",
+        cli.name
+    );
     if cli.output == Output::Table {
         println!(
             "{:<28} {:<10} {:<10} {:>11} {:>6} {:>8}",
@@ -145,8 +157,11 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
         );
     }
     let mut good = true;
-    for model in &chosen {
-        let line = run(model, cli.limit, cli.threads, cli.path);
+    let votes =
+        chosen.iter().map(|model| run(model, (model.name, model.expected), cli.limit, cli.threads, cli.path));
+    let agents =
+        whole.iter().map(|model| run(model, (model.name, model.expected), cli.limit, cli.threads, cli.path));
+    for line in votes.chain(agents) {
         good &= line.found == line.expected;
         match cli.output {
             Output::Json => println!("{}", serde_json::to_string(&line)?),

@@ -67,6 +67,10 @@ pub enum Flaw {
     BelowPromise,
     /// One ballot carried two certificates.
     BallotTwice,
+    /// A vote for a CA that its founder does not serve.
+    Unserved,
+    /// Nothing can happen any more, ballots are left, and somebody has no certificate.
+    Stuck,
 }
 
 /// Everything.

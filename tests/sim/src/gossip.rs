@@ -290,7 +290,7 @@ impl Ears {
         match &mut self.heard[at] {
             Some(known) => {
                 let advanced = beat > known.beat;
-                let newer = said.order() > known.said.order();
+                let newer = !Rc::ptr_eq(said, &known.said) && said.order() > known.said.order();
                 let revived = advanced && !known.live;
                 if advanced {
                     (known.beat, known.at, known.live) = (beat, now, true);

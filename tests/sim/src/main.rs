@@ -11,9 +11,11 @@ mod faults;
 mod gossip;
 mod history;
 mod k3s;
+mod large;
 mod machine;
 mod one;
 mod operator;
+mod power;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -67,6 +69,12 @@ struct Cli {
     /// Runs every agent that is broken on purpose.
     #[arg(long)]
     controls: bool,
+    /// Gossip of large groups instead: convergence, bytes, detection and processor time, with the agent's own gossip.
+    #[arg(long)]
+    large: bool,
+    /// With --large: sizes of the groups.
+    #[arg(long, value_delimiter = ',', default_value = "3,40,100,300,1000")]
+    sizes: Vec<usize>,
     /// Threads; all cores when not given.
     #[arg(long)]
     threads: Option<usize>,
@@ -88,6 +96,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Some(seed) = cli.replay {
         return replay(seed, &cli);
+    }
+    if cli.large {
+        return large::bench(&cli.sizes, cli.output == Output::Json);
     }
     let threads =
         cli.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));

@@ -28,15 +28,17 @@ fn the_sum_does_not_depend_on_the_threads() {
 #[test]
 fn every_agent_that_is_broken_on_purpose_is_caught() {
     for control in Control::ALL {
-        let script = |place: usize| Script { control: *control, ..Script::of(place as u64) };
-        let totals = run_all(600, 2, &script);
-        assert!(!totals.violations.is_empty(), "{control:?} was not caught");
+        let caught = (0..20).any(|part| {
+            let script = |place: usize| Script { control: *control, ..Script::of(100 * part + place as u64) };
+            !run_all(100, 2, &script).violations.is_empty()
+        });
+        assert!(caught, "{control:?} was not caught");
     }
 }
 
 #[test]
 fn some_histories_keep_the_promises_and_most_form_a_cluster() {
-    let totals = run_all(600, 2, &|place| Script::of(1_000_000 + place as u64));
+    let totals = run_all(200, 2, &|place| Script::of(1_000_000 + place as u64));
     assert!(totals.is_clean(), "{:?} {:?}", totals.violations, totals.stuck);
-    assert!(totals.formed > 500, "only {} formed", totals.formed);
+    assert!(totals.formed > 160, "only {} formed", totals.formed);
 }

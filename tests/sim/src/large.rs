@@ -1,0 +1,220 @@
+//! Gossip of large groups: the agent's own tasks, seals and signatures over a network in memory, in paused time.
+//!
+//! Virtual time is exact whatever the machine; processor time is this machine's, for all nodes of the group together.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use muster::config::Timing;
+use muster::core::Phase;
+use muster::founding::Parameters;
+use muster::gossip::{
+    Claim, Fitness, Gossip, GossipConfig, GossipKeys, MemoryNetwork, Role, Signer, WantedRole,
+};
+use ring::signature::Ed25519KeyPair;
+use serde_json::json;
+use tokio::time::Instant;
+
+/// What one size showed.
+struct Row {
+    nodes: usize,
+    converged: Option<f64>,
+    idle_bytes: f64,
+    detected_first: Option<f64>,
+    detected_last: Option<f64>,
+    processor: f64,
+}
+
+/// One way through the network.
+const ONE_WAY: Duration = Duration::from_millis(1);
+/// How long a group may take to converge, or to see a death.
+const LIMIT: Duration = Duration::from_secs(120);
+/// How long it is left idle and measured.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// Measures groups of these sizes.
+pub fn bench(sizes: &[usize], as_json: bool) -> ExitCode {
+    if !as_json {
+        println!(
+            "nodes   all know all   bytes a node a second   death seen by first, last   processor a node"
+        );
+    }
+    for nodes in sizes {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        let row = match runtime {
+            Ok(runtime) => runtime.block_on(group(*nodes)),
+            Err(error) => Err(anyhow::Error::new(error)),
+        };
+        match row {
+            Ok(row) => row.print(as_json),
+            Err(error) => {
+                eprintln!("a group of {nodes} could not be measured: {error:#}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+impl Row {
+    fn print(&self, as_json: bool) {
+        if as_json {
+            println!(
+                "{}",
+                json!({
+                    "nodes": self.nodes, "converged_seconds": self.converged,
+                    "idle_bytes_per_node_per_second": self.idle_bytes.round(),
+                    "death_seen_first_seconds": self.detected_first, "death_seen_last_seconds": self.detected_last,
+                    "processor_percent_per_node": self.processor,
+                })
+            );
+            return;
+        }
+        let seconds = |time: Option<f64>| time.map_or_else(|| "never".to_owned(), |s| format!("{s:.2} s"));
+        println!(
+            "{:>5}   {:>12}   {:>21.0}   {:>12}, {:>12}   {:>12.2} %",
+            self.nodes,
+            seconds(self.converged),
+            self.idle_bytes,
+            seconds(self.detected_first),
+            seconds(self.detected_last),
+            self.processor
+        );
+    }
+}
+
+fn address(n: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, (n / 250) as u8, (n % 250) as u8 + 1], 7846))
+}
+
+fn claim(owner: &muster::core::NodeId, n: usize, parameters: &Parameters) -> Claim {
+    Claim {
+        v: 1,
+        owner: owner.clone(),
+        generation: 1,
+        counter: 1,
+        name: format!("node{n}"),
+        address: address(n).ip(),
+        wants: WantedRole::Auto,
+        eligible: true,
+        fitness: Fitness { class: 2 },
+        parameters: parameters.hash(),
+        era: 1,
+        register: None,
+        proposal: None,
+        certificate: None,
+        annulment: None,
+        phase: Phase::Seeking,
+        role: Role::Undecided,
+        voter: None,
+        api: None,
+        ready: None,
+        why: String::new(),
+    }
+}
+
+async fn start(n: usize, network: &MemoryNetwork) -> anyhow::Result<Gossip> {
+    let mut seed = [7; 32];
+    seed[..8].copy_from_slice(&(n as u64).to_be_bytes());
+    let key = Ed25519KeyPair::from_seed_unchecked(&seed)
+        .map_err(|_| anyhow::anyhow!("no key can be made of the seed"))?;
+    let config = GossipConfig {
+        cluster: "large".to_owned(),
+        generation: 1,
+        next_generation: Arc::new(|| Ok(2)),
+        listen: address(n),
+        advertise: address(n),
+        keys: GossipKeys { seal: [9; 32], open: Vec::new() },
+        signer: Signer::new(key),
+        interval: Duration::from_millis(Timing::default().gossip_interval_ms),
+        network: Arc::new(network.clone()),
+    };
+    let gossip = Gossip::start(config).await?;
+    let parameters = Parameters::default();
+    gossip.publish(&claim(gossip.node_id(), n, &parameters), &parameters)?;
+    Ok(gossip)
+}
+
+/// Waits until this holds of every node; the moments at which it first held of one and of all.
+async fn until(
+    nodes: &[Gossip],
+    holds: impl Fn(&muster::gossip::PeerView) -> bool,
+) -> (Option<f64>, Option<f64>) {
+    let began = Instant::now();
+    let views: Vec<_> = nodes.iter().map(Gossip::view).collect();
+    let mut done = vec![false; nodes.len()];
+    let (mut first, mut left) = (None, nodes.len());
+    while began.elapsed() < LIMIT {
+        for (view, done) in views.iter().zip(&mut done).filter(|(_, done)| !**done) {
+            if holds(&view.borrow()) {
+                *done = true;
+                left -= 1;
+            }
+        }
+        let now = began.elapsed().as_secs_f64();
+        if left < nodes.len() && first.is_none() {
+            first = Some(now);
+        }
+        if left == 0 {
+            return (first, Some(now));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    (first, None)
+}
+
+async fn group(size: usize) -> anyhow::Result<Row> {
+    let network = MemoryNetwork::default();
+    let bytes = Arc::new(AtomicU64::new(0));
+    let sum = Arc::clone(&bytes);
+    network.set_fate(move |_, _, datagram| {
+        sum.fetch_add(datagram.len() as u64, Ordering::Relaxed);
+        vec![ONE_WAY]
+    });
+    let mut nodes = Vec::with_capacity(size);
+    for n in 0..size {
+        nodes.push(start(n, &network).await?);
+    }
+    // Everybody is given the same three seeds, as one image for all would.
+    for node in &nodes {
+        for seed in 0..size.min(3) {
+            node.meet(address(seed));
+        }
+    }
+    let others = size - 1;
+    let (_, converged) =
+        until(&nodes, |view| view.peers.values().filter(|peer| peer.live).count() == others).await;
+    // What is left of the burst of the beginning is no idling.
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let (before, busy) = (bytes.load(Ordering::Relaxed), processor());
+    tokio::time::sleep(IDLE).await;
+    let idle = (bytes.load(Ordering::Relaxed) - before) as f64;
+    let busy = (processor() - busy).as_secs_f64();
+    let dead = nodes.pop();
+    let (mut first, mut last) = (None, None);
+    if let Some(dead) = dead {
+        let id = dead.node_id().clone();
+        dead.shutdown().await;
+        (first, last) = until(&nodes, |view| view.peers.get(&id).is_some_and(|peer| !peer.live)).await;
+    }
+    for node in nodes {
+        node.shutdown().await;
+    }
+    let a_node = size as f64 * IDLE.as_secs_f64();
+    Ok(Row {
+        nodes: size,
+        converged,
+        idle_bytes: idle / a_node,
+        detected_first: first,
+        detected_last: last,
+        processor: 100.0 * busy / a_node,
+    })
+}
+
+fn processor() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID)
+        .map_or(Duration::ZERO, Duration::from)
+}
