@@ -1,6 +1,7 @@
 //! With a certificate: take a role, join one at a time, serve, and say what is missing.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::roles::{self, Choice};
 use super::{Act, K3sWanted, Observed, Plan, SOON, STEADY, WAITING, acts, commits, waits};
@@ -10,6 +11,9 @@ use crate::decide::{Binary, UnitSeen};
 use crate::founding::Certificate;
 use crate::gossip::{Role, WantedRole};
 use crate::ledger::{Data, Record};
+
+/// For how long nothing has changed among the others before a k3s on its way in is called back from a server that is gone.
+const LEFT: Duration = Duration::from_secs(60);
 
 pub(super) fn decide(seen: &Observed, settings: &Settings, certificate: &Certificate) -> Plan {
     match &seen.record.data {
@@ -174,23 +178,20 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
         return plan;
     }
     // While no server can take anybody in, that is the fact that blocks, and not the order of those who wait.
-    let ahead = roles::target(seen, certificate).and_then(|_| roles::ahead(seen, certificate));
-    if role == Role::Server
-        && !running
-        && let Some(first) = ahead
-    {
-        let detail = format!("{} joins before this node; k3s admits one learner at a time", first.name);
-        return waits(
-            Phase::Joining,
-            Why::new("joins-serialised", detail, "goes on when it votes, or is gone"),
-            WAITING,
-        );
-    }
     let Some(server) = roles::target(seen, certificate) else {
         let mut plan = waits(Phase::Joining, no_server(seen, certificate), WAITING);
         plan.why.extend(seen.k3s.trouble.iter().cloned());
         return plan;
     };
+    if role == Role::Server
+        && !running
+        && let Some(first) = roles::ahead(seen, certificate)
+    {
+        let detail = format!("{} joins before this node; k3s admits one learner at a time", first.name);
+        let why = Why::new("joins-serialised", detail, "goes on when it votes, or is gone");
+        let ask = Act::AskMembers { address: server.address, ca: certificate.ca_hash.clone() };
+        return acts(Phase::Joining, why, vec![ask], WAITING);
+    }
     // It was configured to join before and has no data: what it became then may still be a member under this name, and k3s joins
     // no second one.
     if role == Role::Server && !running && seen.k3s.configuration.yes().is_some() {
@@ -259,7 +260,13 @@ fn is_left(seen: &Observed, role: Role, certificate: &Certificate) -> bool {
     let is_there = |peer: &crate::gossip::Peer| {
         peer.live && peer.claim.address == *through && peer.claim.role == Role::Server
     };
-    data.is_absent() && !seen.peers.peers.values().any(is_there) && roles::target(seen, certificate).is_some()
+    // A server that is only out of sight for seconds is waited for: k3s that is stopped between its request to become a learner
+    // and its first start as one leaves a learner behind, which holds up all others until etcd's leader removes it.
+    let for_long = seen.now.saturating_sub(seen.watch.settled_since) >= LEFT;
+    for_long
+        && data.is_absent()
+        && !seen.peers.peers.values().any(is_there)
+        && roles::target(seen, certificate).is_some()
 }
 
 /// A member: keeps its configuration such that it can only ever join, keeps its unit enabled, and tells whether it serves.

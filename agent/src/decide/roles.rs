@@ -131,16 +131,22 @@ pub(super) fn target<'a>(seen: &'a Observed, certificate: &Certificate) -> Optio
 }
 
 /// The server that must become a voter before this one may join: k3s admits one learner at a time, and from one to two
-/// members is the most fragile moment of a cluster.
+/// members is the most fragile moment of a cluster. A server that takes newcomers in lists a new voter seconds before the voter
+/// itself can tell (k3s answers for the member list only when its own API serves), and etcd promotes once in 15 seconds: who
+/// waits for the voter's own word misses a promotion.
 pub(super) fn ahead<'a>(seen: &'a Observed, certificate: &Certificate) -> Option<&'a Claim> {
     let place = |id: &NodeId| {
         let position = certificate.first_servers.iter().position(|server| server == id);
         (position.unwrap_or(usize::MAX), id.clone())
     };
     let mine = place(&seen.node.id);
+    let listed = |claim: &Claim| {
+        let members = seen.members.yes().into_iter().flatten();
+        members.filter(|member| !member.learner).any(|member| member.node == claim.name)
+    };
     claims(seen)
         .filter(|(claim, live)| *live && is_server(claim, certificate) && claim.voter != Some(true))
-        .filter(|(claim, _)| place(&claim.owner) < mine)
+        .filter(|(claim, _)| place(&claim.owner) < mine && !listed(claim))
         .map(|(claim, _)| claim)
         .min_by_key(|claim| place(&claim.owner))
 }

@@ -273,6 +273,18 @@ fn servers_join_one_at_a_time_in_the_order_of_the_certificate() {
     record(&mut seen).data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
     seen.checks.insert(address(2), Known::Yes(born.ca_hash.clone()));
     hears(&mut seen, Claim { certificate: Some(born.clone()), ..claim(1, &ours) }, &ours);
+    let plan = decide(&seen, &ours);
+    assert_eq!(rule(&plan), "joins-serialised");
+    assert!(matches!(plan.acts[..], [Act::AskMembers { .. }]), "{:?}", plan.acts);
+    let first = |learner| MemberSeen { node: "node1".into(), learner, address: Some(address(1)) };
+    seen.members = Known::Yes(vec![first(true)]);
+    assert_eq!(rule(&decide(&seen, &ours)), "joins-serialised", "a learner is still ahead");
+    seen.members = Known::Yes(vec![first(false)]);
+    assert!(
+        decide(&seen, &ours).acts.contains(&Act::Start { role: Role::Server }),
+        "the list says that it votes"
+    );
+    seen.members = Known::Absent;
     assert_eq!(rule(&decide(&seen, &ours)), "joins-serialised");
     hears(&mut seen, server(1, &born, &ours), &ours);
     assert!(decide(&seen, &ours).acts.contains(&Act::Start { role: Role::Server }));

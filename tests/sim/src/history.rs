@@ -1,6 +1,6 @@
 //! One history: a group, a script of faults, and then peace, in which everybody must come to rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
