@@ -9,7 +9,6 @@ mod models;
 mod state;
 mod views;
 mod whole;
-mod whole_k3s;
 mod whole_model;
 
 use std::time::{Duration, Instant};
