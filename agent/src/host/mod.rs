@@ -17,6 +17,8 @@
 mod apply;
 mod content;
 mod facts;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod journal;
 mod machine;
 mod measure;
@@ -39,6 +41,8 @@ pub use facts::{
     ActiveSwap, Cgroups, FileFacts, HostFacts, Listener, LiveFacts, OsRelease, Protocol, Scope, SysctlFile,
     UnitSeen, ZramConfig,
 };
+#[cfg(any(test, fuzzing))]
+pub(crate) use fuzz::host_journal as fuzz;
 pub use journal::{Change, Entry, Journal, JournalError, Record};
 pub use machine::{HostError, LocalMachine, Machine, Reload};
 pub use measure::{Measured, class, measure};
