@@ -24,6 +24,8 @@ pub(crate) fn ledger(data: &[u8]) {
             return check_quotes_nothing(&said, &text);
         }
     };
+    let outer: Outer = serde_json::from_str(&text).expect("it was read a moment ago");
+    assert_eq!(outer.sha256, digest(&outer.ledger), "a ledger without its checksum");
     let ledger = serde_json::to_string(&inner).expect("a ledger has a text");
     let outer = Outer { sha256: digest(&ledger), ledger };
     let again = parse(path, &serde_json::to_string(&outer).expect("a ledger has a text"));
