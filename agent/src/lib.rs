@@ -19,6 +19,9 @@ pub mod discovery;
 pub mod edge;
 pub mod engine;
 pub mod founding;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod gossip;
 pub mod host;
 pub mod identity;

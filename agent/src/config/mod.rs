@@ -19,6 +19,8 @@
 mod check;
 mod fingerprint;
 mod fragment;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod keys;
 mod load;
 mod merge;

@@ -136,7 +136,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// The error and its causes in one line.
+    /// The error and its causes in one line: what was quoted from a file has its line breaks and other control characters escaped.
     #[must_use]
     pub fn line(&self) -> String {
         let mut line = self.to_string();
@@ -146,8 +146,17 @@ impl ConfigError {
             line.push_str(&error.to_string());
             cause = error.source();
         }
-        line
+        escaped(&line)
     }
+}
+
+/// A text on one line: control characters as Rust writes them.
+pub(super) fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
 }
 
 /// Why there are no settings: the first problem of each file, or every value that the check refused; and what could be read all

@@ -6,6 +6,7 @@ use serde_json::Value as Json;
 use super::keys::{Key, Value};
 use super::merge::Merged;
 use super::names::masked_url;
+use super::problem::escaped;
 
 const MASK: &str = "***";
 
@@ -97,7 +98,7 @@ pub fn table(rows: &[Shown]) -> String {
         other => other.to_string(),
     };
     let head = ("KEY".to_owned(), "VALUE".to_owned(), "ORIGIN".to_owned());
-    let rows = rows.iter().map(|row| (row.key.clone(), value(row), row.origin.clone()));
+    let rows = rows.iter().map(|row| (row.key.clone(), escaped(&value(row)), escaped(&row.origin)));
     let rows: Vec<(String, String, String)> = std::iter::once(head).chain(rows).collect();
     let width = |of: fn(&(String, String, String)) -> &String| {
         rows.iter().map(|row| of(row).chars().count()).max().unwrap_or(0).min(60)

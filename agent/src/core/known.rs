@@ -24,6 +24,19 @@ pub struct Unread {
     pub cause: String,
 }
 
+/// Somebody else's words as they may stand in a line of ours: without line breaks and other control characters, cut after
+/// 400 characters.
+#[must_use]
+pub fn brief(text: &str) -> String {
+    const MOST: usize = 400;
+    let mut out: String =
+        text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST).collect();
+    if text.trim().chars().nth(MOST).is_some() {
+        out.push('…');
+    }
+    out
+}
+
 impl fmt::Display for Unread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot read {}: {}", self.what, self.cause)
@@ -31,9 +44,9 @@ impl fmt::Display for Unread {
 }
 
 impl<T> Known<T> {
-    /// An unknown with its words.
+    /// An unknown with its words. The cause is often another program's: it is made [`brief`].
     pub fn unknown(what: impl Into<String>, cause: impl Into<String>) -> Self {
-        Known::Unknown(Unread { what: what.into(), cause: cause.into() })
+        Known::Unknown(Unread { what: what.into(), cause: brief(&cause.into()) })
     }
 
     /// The value, if it is known to be there.

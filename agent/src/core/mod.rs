@@ -9,7 +9,7 @@ mod secret;
 mod why;
 
 pub use ids::{CaHash, ClusterId, IdError, NodeId, ParametersHash};
-pub use known::{Known, Unread};
+pub use known::{Known, Unread, brief};
 pub use phase::Phase;
 pub use secret::Secret;
 pub use why::Why;

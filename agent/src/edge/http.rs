@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, redirect};
 
-use crate::core::Secret;
+use crate::core::{Secret, brief};
 
 /// Clients kept at once; a node talks to itself and to a handful of peers.
 const KEPT_CLIENTS: usize = 16;
@@ -79,10 +79,11 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The body as text, for people; at most its first 200 characters.
+    /// The body as text, for people: one line, at most its first 200 characters.
     #[must_use]
     pub fn excerpt(&self) -> String {
-        String::from_utf8_lossy(&self.body).trim().chars().take(200).collect()
+        let text: String = String::from_utf8_lossy(&self.body).trim().chars().take(200).collect();
+        brief(&text)
     }
 }
 

@@ -8,6 +8,8 @@
 
 mod claim;
 mod envelope;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod keys;
 mod knowledge;
 pub mod network;
@@ -18,7 +20,7 @@ mod run;
 pub mod seal;
 pub mod signed;
 mod task;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod testing;
 mod transport;
 mod view;

@@ -124,6 +124,10 @@ impl<K: Copy + Eq + std::hash::Hash> Reassembly<K> {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "reassembly_fuzz.rs"]
+pub(super) mod fuzz;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

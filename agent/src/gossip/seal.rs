@@ -373,6 +373,9 @@ fn ticks(now: Duration) -> u64 {
 
 const _: () = assert!(MAX_MESSAGE.div_ceil(PIECE) <= MAX_FRAGMENTS as usize);
 
+#[cfg(any(test, fuzzing))]
+#[path = "seal_fuzz.rs"]
+pub(super) mod fuzz;
 #[cfg(test)]
 #[path = "seal_tests.rs"]
 mod tests;

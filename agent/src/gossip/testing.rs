@@ -8,7 +8,7 @@ use crate::core::{NodeId, Phase};
 use crate::founding::Parameters;
 
 pub(super) fn signer(seed: u8) -> Signer {
-    Signer::new(Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap())
+    Signer::new(Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("32 bytes"))
 }
 
 pub(super) fn parameters() -> Parameters {

@@ -23,6 +23,9 @@ use super::view::GossipCounters;
 const MAX_OUTBOX: usize = 512;
 /// Receive errors in a row after which the socket is taken for broken.
 const MAX_ERRORS: u32 = 64;
+/// Compressed blocks in one message. Each may unpack to 64 KiB; chitchat fills a block with 16 KiB, and its largest message holds some
+/// 25 of them. Without a bound one message unpacks to gigabytes.
+const MAX_BLOCKS: usize = 64;
 /// Members in one digest. chitchat asserts at about 890; a member that sends more does not mean well.
 const MAX_DIGEST: u16 = 600;
 
@@ -282,11 +285,14 @@ fn is_fatal(error: &io::Error) -> bool {
 }
 
 /// Reads a message; none for what chitchat does not understand, or would be harmed by.
-fn decode(bytes: &[u8]) -> Option<ChitchatMessage> {
+pub(super) fn decode(bytes: &[u8]) -> Option<ChitchatMessage> {
     // Magic number, protocol version, type; SYN and SYN-ACK go on with the number of members in the digest.
     if let [_, _, _, 0 | 1, low, high, ..] = bytes
         && u16::from_le_bytes([*low, *high]) > MAX_DIGEST
     {
+        return None;
+    }
+    if compressed_blocks(bytes)? > MAX_BLOCKS {
         return None;
     }
     // Only members get this far, but a decoder that panics would end the gossip all the same.
@@ -295,6 +301,47 @@ fn decode(bytes: &[u8]) -> Option<ChitchatMessage> {
         ChitchatMessage::deserialize(&mut rest).ok().filter(|_| rest.is_empty())
     }));
     read.ok().flatten()
+}
+
+/// Counts the compressed blocks of a message without unpacking one; none when it ends before its blocks do.
+fn compressed_blocks(bytes: &[u8]) -> Option<usize> {
+    let (kind, mut rest) = bytes.get(3..)?.split_first()?;
+    match kind {
+        1 => rest = after_digest(rest)?,
+        2 => {}
+        _ => return Some(0),
+    }
+    let mut blocks = 0;
+    loop {
+        let (tag, after) = rest.split_first()?;
+        if *tag == 0 {
+            return Some(blocks);
+        }
+        blocks += usize::from(*tag == 1);
+        rest = after_counted(after)?;
+    }
+}
+
+/// What follows a digest: for each member its name, generation, address, port and three counters.
+fn after_digest(bytes: &[u8]) -> Option<&[u8]> {
+    let (members, mut rest) = bytes.split_first_chunk::<2>()?;
+    for _ in 0..u16::from_le_bytes(*members) {
+        rest = after_counted(rest)?.get(8..)?;
+        let (family, after) = rest.split_first()?;
+        let address = match family {
+            4 => 4,
+            6 => 16,
+            _ => return None,
+        };
+        rest = after.get(address + 2 + 3 * 8..)?;
+    }
+    Some(rest)
+}
+
+/// What follows a length of two bytes and as many bytes as it says.
+fn after_counted(bytes: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = bytes.split_first_chunk::<2>()?;
+    rest.get(usize::from(u16::from_le_bytes(*length))..)
 }
 
 #[cfg(test)]
@@ -337,6 +384,24 @@ mod tests {
         digest[3] = 0;
         digest.extend_from_slice(&601_u16.to_le_bytes());
         assert_eq!(decode(&digest), None);
+    }
+
+    #[test]
+    fn a_message_that_would_unpack_to_gigabytes_is_not_unpacked() {
+        // A zstd frame of ten bytes for 65,535 times the byte 2, nine of which are an operation of a delta: 3 GB in one message.
+        let block = [1, 10, 0, 0x28, 0xb5, 0x2f, 0xfd, 0, 0x30, 0xfb, 0xff, 7, 2];
+        let message = |kind: &[u8], blocks: usize| {
+            let mut bytes = [&45_139_u16.to_le_bytes()[..], &[0], kind].concat();
+            bytes.extend(block.repeat(blocks));
+            bytes.push(0);
+            bytes
+        };
+        for kind in [&[2][..], &[1, 0, 0]] {
+            assert_eq!(compressed_blocks(&message(kind, 5_000)), Some(5_000));
+            assert_eq!(compressed_blocks(&message(kind, MAX_BLOCKS)), Some(MAX_BLOCKS));
+            assert_eq!(decode(&message(kind, 5_000)), None);
+        }
+        assert_eq!(compressed_blocks(&message(&[2], 1)[..10]), None, "cut short");
     }
 
     proptest! {

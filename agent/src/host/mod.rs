@@ -20,6 +20,8 @@ mod doctor;
 mod error;
 mod examine;
 mod facts;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod journal;
 mod ledgered;
 mod machine;
@@ -47,6 +49,8 @@ pub use facts::{
     ActiveSwap, Answer, CertificateSeen, Cgroups, Examined, FileFacts, HostFacts, InitLimits, Link, Listener,
     LiveFacts, OsRelease, PeerAnswer, Protocol, Scope, SysctlFile, UnitSeen, ZramConfig,
 };
+#[cfg(any(test, fuzzing))]
+pub(crate) use fuzz::host_journal as fuzz;
 pub use journal::{Change, Entry, Journal, JournalError, Record};
 pub use machine::{LocalMachine, Machine, Reload};
 pub use measure::{Measured, class, measure};

@@ -14,6 +14,10 @@ use crate::core::CaHash;
 
 /// Longest chain that is followed.
 const LONGEST_CHAIN: usize = 8;
+/// Signatures that are checked for one bundle. It comes from whoever answers at an address, and certificates that all name each
+/// other as issuer have more chains than there is time. The bound is Go's own (`maxChainSignatureChecks` of crypto/x509), with the
+/// same end: no chain closes.
+const MOST_CHECKS: u32 = 100;
 
 /// Bytes that are not a CA bundle.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,15 +92,20 @@ fn hash(pem: &[u8]) -> Result<CaHash, CaError> {
     let hashed: &[u8] = match certificates.split_first() {
         None => return Err(CaError::Empty { length: pem.len() }),
         Some((_, [])) => pem,
-        Some((first, others)) => root_of(first, others, LONGEST_CHAIN).unwrap_or(pem),
+        Some((first, others)) => root_of(first, others, LONGEST_CHAIN, &mut { MOST_CHECKS }).unwrap_or(pem),
     };
     Ok(CaHash::from_digest(digest(&SHA256, hashed).as_ref()))
 }
 
 type Certificate<'a> = (&'a [u8], X509Certificate<'a>);
 
-/// The DER of the root that this certificate chains to, if one of the others is that root.
-fn root_of<'a>(child: &Certificate<'a>, others: &[Certificate<'a>], left: usize) -> Option<&'a [u8]> {
+/// The DER of the root that this certificate chains to, if one of the others is that root. `checks` is what is left of them.
+fn root_of<'a>(
+    child: &Certificate<'a>,
+    others: &[Certificate<'a>],
+    left: usize,
+    checks: &mut u32,
+) -> Option<&'a [u8]> {
     if left == 0 {
         return None;
     }
@@ -104,11 +113,17 @@ fn root_of<'a>(child: &Certificate<'a>, others: &[Certificate<'a>], left: usize)
     if let Some((der, _)) = others.iter().find(|(der, other)| *der == child.0 && is_root(other)) {
         return Some(*der);
     }
-    let signers = || others.iter().filter(|other| other.0 != child.0 && signed(&other.1, &child.1));
-    if let Some((der, _)) = signers().find(|(_, other)| is_root(other)) {
-        return Some(*der);
+    let mut signers = Vec::new();
+    for other in others.iter().filter(|other| other.0 != child.0 && may_have_signed(&other.1, &child.1)) {
+        *checks = checks.checked_sub(1)?;
+        if child.1.verify_signature(Some(other.1.public_key())).is_ok() {
+            if is_root(&other.1) {
+                return Some(other.0);
+            }
+            signers.push(other);
+        }
     }
-    signers().find_map(|next| root_of(next, others, left - 1))
+    signers.into_iter().find_map(|next| root_of(next, others, left - 1, checks))
 }
 
 /// k3s's test for a root in a bundle: no authority key id, or one that names its own key.
@@ -126,10 +141,8 @@ fn is_root(certificate: &X509Certificate<'_>) -> bool {
     authority.is_none_or(|id| id.is_empty() || Some(id) == subject)
 }
 
-fn signed(by: &X509Certificate<'_>, child: &X509Certificate<'_>) -> bool {
-    by.is_ca()
-        && by.subject().as_raw() == child.issuer().as_raw()
-        && child.verify_signature(Some(by.public_key())).is_ok()
+fn may_have_signed(by: &X509Certificate<'_>, child: &X509Certificate<'_>) -> bool {
+    by.is_ca() && by.subject().as_raw() == child.issuer().as_raw()
 }
 
 #[cfg(test)]
@@ -191,6 +204,22 @@ mod tests {
         // Same name, other key: the name alone is no chain.
         let (one, two) = (root("root"), root("root"));
         let bundle = format!("{}{}", under("ca", &one).pem(), two.pem());
+        assert_eq!(hash_of(&bundle), sha(bundle.as_bytes()));
+    }
+
+    #[test]
+    fn certificates_that_all_signed_each_other_do_not_take_for_ever() {
+        // Each of 40 has the name and the key of all and another one's mark as authority: none is a root, and there are 39^8 chains.
+        let key = KeyPair::generate().unwrap();
+        let mut bundle = String::new();
+        for serial in 1..=40_u64 {
+            let mut params = params("ring");
+            params.serial_number = Some(serial.into());
+            params.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(vec![9; 20]);
+            let issuer = rcgen::Issuer::new(params.clone(), &key);
+            params.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(serial.to_be_bytes().to_vec());
+            bundle.push_str(&params.signed_by(&key, &issuer).unwrap().pem());
+        }
         assert_eq!(hash_of(&bundle), sha(bundle.as_bytes()));
     }
 

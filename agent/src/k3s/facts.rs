@@ -11,7 +11,7 @@ use super::config_file::{ConfigFile, is_critical_key, read_mapping};
 use super::logtext::Finding;
 use super::token::TokenFile;
 use super::{K3sRole, kube::NodeInfo};
-use crate::core::{CaHash, Known};
+use crate::core::{CaHash, Known, brief};
 use crate::edge::systemd::UnitState;
 
 /// The installed binary.
@@ -59,7 +59,7 @@ pub struct Foreign {
 #[must_use]
 pub fn critical_keys_of(text: &str) -> Vec<String> {
     match read_mapping(text) {
-        Ok(map) => map.into_keys().filter(|key| is_critical_key(key)).collect(),
+        Ok(map) => map.into_keys().filter(|key| is_critical_key(key)).map(|key| brief(&key)).collect(),
         Err(_) => vec!["(unreadable)".to_owned()],
     }
 }

@@ -61,6 +61,7 @@ fn critical_keys_of_a_drop_in_are_named() {
     );
     assert_eq!(critical_keys_of("kubelet-arg+: [x]\n"), Vec::<String>::new());
     assert_eq!(critical_keys_of("cluster-init: [true"), ["(unreadable)"]);
+    assert_eq!(critical_keys_of("\"cluster-reset\\nall is well\": 1"), ["cluster-reset all is well"]);
 }
 
 fn unit(active: &str) -> Known<UnitState> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{K3sRole, Paths};
-use crate::core::{Known, Secret};
+use crate::core::{Known, Secret, brief};
 use crate::edge::fs;
 use crate::edge::http::{Answer, Ask, ClientCertificate, Http, HttpError, Show, Trust};
 
@@ -258,8 +258,8 @@ impl<'a> KubeApi<'a> {
             Err(error) => return Known::unknown(what, error.to_string()),
         };
         match answer.status {
-            200 => match serde_json::from_slice::<Node>(&answer.body) {
-                Ok(node) => Known::Yes(node.into()),
+            200 => match read_node(&answer.body) {
+                Ok(node) => Known::Yes(node),
                 Err(error) => Known::unknown(what, error.to_string()),
             },
             404 if says_not_found(&answer.body) => Known::Absent,
@@ -284,13 +284,13 @@ impl<'a> KubeApi<'a> {
             if answer.status != 200 {
                 return Err(refused(what, &answer));
             }
-            let page: NodeList = serde_json::from_slice(&answer.body)
+            let (page, more) = read_page(&answer.body)
                 .map_err(|source| KubeError::Body { what: what.to_owned(), source })?;
-            nodes.extend(page.items.into_iter().map(NodeInfo::from));
-            if page.metadata.next.is_empty() {
-                return Ok(nodes);
+            nodes.extend(page);
+            match more {
+                Some(more) => next = more,
+                None => return Ok(nodes),
             }
-            next = encode(&page.metadata.next);
         }
         Err(KubeError::Status {
             what: what.to_owned(),
@@ -322,12 +322,24 @@ impl<'a> KubeApi<'a> {
     }
 }
 
-fn refused(what: &str, answer: &Answer) -> KubeError {
+/// Reads a node.
+pub(super) fn read_node(body: &[u8]) -> Result<NodeInfo, serde_json::Error> {
+    serde_json::from_slice::<Node>(body).map(NodeInfo::from)
+}
+
+/// Reads a page of nodes, and the mark of the next page as a query takes it; none after the last.
+pub(super) fn read_page(body: &[u8]) -> Result<(Vec<NodeInfo>, Option<String>), serde_json::Error> {
+    let NodeList { items, metadata } = serde_json::from_slice(body)?;
+    let more = (!metadata.next.is_empty()).then(|| encode(&metadata.next));
+    Ok((items.into_iter().map(NodeInfo::from).collect(), more))
+}
+
+pub(super) fn refused(what: &str, answer: &Answer) -> KubeError {
     KubeError::Status { what: what.to_owned(), status: answer.status, message: message(answer) }
 }
 
 /// A 404 that comes from the API's registry, and not from a stub listener or a proxy in front of it.
-fn says_not_found(body: &[u8]) -> bool {
+pub(super) fn says_not_found(body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct ApiStatus {
         #[serde(default)]
@@ -342,7 +354,7 @@ fn message(answer: &Answer) -> String {
         message: String,
     }
     serde_json::from_slice::<ApiStatus>(&answer.body)
-        .map_or_else(|_| answer.excerpt(), |status| status.message)
+        .map_or_else(|_| answer.excerpt(), |status| brief(&status.message))
 }
 
 /// A continue token as a query value.

@@ -250,7 +250,8 @@ fn clean(line: &str) -> String {
         rest = &rest[word..];
     }
     out.push_str(rest);
-    out.chars().take(MOST).collect()
+    // A journal may hold whatever a program wrote, colours and cursor movements too.
+    out.chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -289,6 +290,12 @@ mod tests {
         let told: Vec<(u8, usize)> = findings.iter().map(|f| (f.hazard.number, f.times)).collect();
         assert_eq!(told, [(2, 1), (1, 2)]);
         assert_eq!(findings[1].why().rule, "k3s-another-learner");
+    }
+
+    #[test]
+    fn a_line_cannot_move_the_cursor_of_whoever_reads_it() {
+        let findings = read("no space left on device\r\u{1b}[2Jall is well");
+        assert_eq!(findings[0].line, "no space left on device  [2Jall is well");
     }
 
     #[test]

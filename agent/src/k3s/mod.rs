@@ -15,6 +15,8 @@ mod config_file;
 pub mod discard;
 pub mod facts;
 pub mod fetch;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod gate;
 pub mod kube;
 pub mod logtext;

@@ -6,4 +6,6 @@ mod store;
 mod tests;
 
 pub use record::{Data, Record, Remembered};
+#[cfg(any(test, fuzzing))]
+pub(crate) use store::fuzz::ledger as fuzz;
 pub use store::{Ledger, LedgerError, peek};

@@ -213,6 +213,10 @@ fn digest(text: &str) -> String {
     hex::encode(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()))
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "fuzz.rs"]
+pub(super) mod fuzz;
+
 /// A part that could not be read when the ledger was made is learnt later; a known part stays.
 fn merge(old: Fingerprint, here: &Fingerprint) -> Fingerprint {
     Fingerprint {
