@@ -246,6 +246,10 @@ pub fn main() -> ExitCode {
     let json = cli.output == OutputKind::Json;
     // ring is the one provider; reqwest takes the process's default. A second install is refused, and harmless.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    if cli.command.only_shows() {
+        // Piped into `head`, it ends quietly. What changes something goes on to its end instead.
+        sigpipe::reset();
+    }
     let code = match cli.command {
         Command::Run => run::run(&flags),
         Command::Up => up::up(&flags),
@@ -270,6 +274,28 @@ pub fn main() -> ExitCode {
         Err(error) => {
             eprintln!("muster: {error:#}");
             ExitCode::from(FAILED)
+        }
+    }
+}
+
+impl Command {
+    /// Whether it changes nothing, and may be ended at any moment.
+    fn only_shows(&self) -> bool {
+        match self {
+            Self::Plan(_)
+            | Self::Doctor { .. }
+            | Self::Status
+            | Self::Why
+            | Self::Founding(FoundingCommand::Show)
+            | Self::Config(ConfigCommand::Show)
+            | Self::Token(TokenCommand::New)
+            | Self::Version => true,
+            Self::Run
+            | Self::Up
+            | Self::Apply(_)
+            | Self::Revert(_)
+            | Self::Founding(FoundingCommand::Annul { .. })
+            | Self::Gate { .. } => false,
         }
     }
 }
