@@ -257,8 +257,10 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
 fn is_left(seen: &Observed, role: Role, certificate: &Certificate) -> bool {
     let data = if role == Role::Server { &seen.k3s.server_data } else { &seen.k3s.agent_data };
     let Known::Yes(through) = &seen.k3s.configured_server else { return false };
+    // A server that is joining itself is not the one that was asked: whoever takes newcomers in has joined long ago.
     let is_there = |peer: &crate::gossip::Peer| {
-        peer.live && peer.claim.address == *through && peer.claim.role == Role::Server
+        let claim = &peer.claim;
+        peer.live && claim.address == *through && claim.role == Role::Server && claim.phase != Phase::Joining
     };
     // A server that is only out of sight for seconds is waited for: k3s that is stopped between its request to become a learner
     // and its first start as one leaves a learner behind, which holds up all others until etcd's leader removes it.

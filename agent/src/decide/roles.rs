@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{MemberSeen, Observed};
 use crate::config::Settings;
-use crate::core::{Known, NodeId, Why};
+use crate::core::{Known, NodeId, Phase, Why};
 use crate::founding::Certificate;
 use crate::gossip::{Claim, Role, WantedRole};
 
@@ -146,7 +146,8 @@ pub(super) fn ahead<'a>(seen: &'a Observed, certificate: &Certificate) -> Option
     };
     claims(seen)
         .filter(|(claim, live)| *live && is_server(claim, certificate) && claim.voter != Some(true))
-        .filter(|(claim, _)| place(&claim.owner) < mine && !listed(claim))
+        // Who is parked waits for a person, and nobody waits for it.
+        .filter(|(claim, _)| place(&claim.owner) < mine && !listed(claim) && claim.phase != Phase::Parked)
         .map(|(claim, _)| claim)
         .min_by_key(|claim| place(&claim.owner))
 }

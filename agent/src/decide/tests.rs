@@ -286,6 +286,14 @@ fn servers_join_one_at_a_time_in_the_order_of_the_certificate() {
     );
     seen.members = Known::Absent;
     assert_eq!(rule(&decide(&seen, &ours)), "joins-serialised");
+    let parked =
+        Claim { certificate: Some(born.clone()), phase: Phase::Parked, counter: 50, ..claim(1, &ours) };
+    let mut beside = seen.clone();
+    hears(&mut beside, parked, &ours);
+    assert!(
+        decide(&beside, &ours).acts.contains(&Act::Start { role: Role::Server }),
+        "nobody waits for the parked"
+    );
     hears(&mut seen, server(1, &born, &ours), &ours);
     assert!(decide(&seen, &ours).acts.contains(&Act::Start { role: Role::Server }));
 }
@@ -528,7 +536,25 @@ fn k3s_does_not_wait_for_a_server_that_is_gone_while_there_is_another() {
     seen.k3s.configured_server = Known::Yes(address(7));
     let wanted =
         K3sWanted::InCluster { role: Role::Agent, server: Some(address(2)), ca: born.ca_hash.clone() };
-    assert_eq!(decide(&seen, &ours).acts, [Act::Configure { wanted }, Act::Stop { role: Role::Agent }]);
+    let called_back = [Act::Configure { wanted }, Act::Stop { role: Role::Agent }];
+    assert_eq!(decide(&seen, &ours).acts, called_back);
+    // A machine that was reimaged at that address and joins itself takes nobody in.
+    let reimaged = Claim {
+        role: Role::Server,
+        phase: Phase::Joining,
+        certificate: Some(born.clone()),
+        ..claim(7, &ours)
+    };
+    hears(&mut seen, reimaged, &ours);
+    assert_eq!(decide(&seen, &ours).acts, called_back);
+    // A member that starts again is waited for, and so is one that was heard of within the minute.
+    hears(&mut seen, Claim { phase: Phase::Degraded, api: Some(false), ..server(7, &born, &ours) }, &ours);
+    assert_eq!(decide(&seen, &ours).acts, []);
+    hears(&mut seen, Claim { role: Role::Undecided, ..claim(7, &ours) }, &ours);
+    assert_eq!(decide(&seen, &ours).acts, called_back);
+    seen.watch.settled_since = seen.now - Duration::from_secs(59);
+    assert_eq!(decide(&seen, &ours).acts, []);
+    seen.watch.settled_since = seen.now - Duration::from_secs(60);
     // With data of its own it knows the servers by itself.
     seen.k3s.agent_data = Known::Yes(());
     assert_eq!(decide(&seen, &ours).acts, []);
