@@ -181,22 +181,22 @@ fn network(net: &Net, nodes: u8) -> Result<()> {
 
 /// Everything that comes out of a node is counted; then so many frames of a hundred are lost on the way.
 fn rules(nodes: u8, loss: u8) -> String {
-    let mut text = String::from("table bridge toll {\n counter all {\n }\n chain passing {\n");
+    let mut text = String::from("table bridge toll {\n counter tally {\n }\n chain passing {\n");
     text.push_str("  type filter hook prerouting priority 0;\n");
     for index in 1..=nodes {
         let port = Net::port(index);
-        writeln!(text, "  iifname \"{port}\" ether type ip counter name \"all\"").unwrap_or_default();
+        writeln!(text, "  iifname \"{port}\" meta protocol ip counter name \"tally\"").unwrap_or_default();
     }
     text.push_str(" }\n chain between {\n  type filter hook forward priority 0;\n");
     if loss > 0 {
-        writeln!(text, "  ether type ip numgen random mod 100 < {loss} drop").unwrap_or_default();
+        writeln!(text, "  meta protocol ip numgen random mod 100 < {loss} drop").unwrap_or_default();
     }
     text.push_str(" }\n}\n");
     text
 }
 
 fn sent(net: &Net) -> Result<u64> {
-    super::measure::counter(net, "all")
+    super::measure::counter(net, "tally")
 }
 
 /// The table for people, and for the documentation.
