@@ -17,8 +17,6 @@ use crate::{clock, leader, logs, nodepassword, settings};
 const RETRY: Duration = Duration::from_secs(2);
 /// How long one try to renew a lease may take.
 const TRY: Duration = Duration::from_secs(5);
-/// How long a Node may be silent before it is marked.
-const SILENCE: Duration = Duration::from_secs(40);
 const FINALIZERS: [&str; 2] = ["wrangler.cattle.io/node", "wrangler.cattle.io/managed-etcd-controller"];
 /// How soon a failed task is tried again.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -93,7 +91,9 @@ async fn lead(shared: Arc<Shared>, name: &'static str, seconds: u64, deadline: D
         if held.is_some() {
             let done = match name {
                 "k3s-etcd" => tokio::time::timeout(Duration::from_secs(20), removals(&shared, store)).await,
-                "kube-controller-manager" => tokio::time::timeout(RETRY * 2, lifecycle(store)).await,
+                "kube-controller-manager" => {
+                    tokio::time::timeout(RETRY * 2, lifecycle(store, shared.settings.node_silence)).await
+                }
                 _ => Ok(Ok(())),
             };
             if let Ok(Err(e)) = done {
@@ -222,7 +222,7 @@ async fn edit(store: &Store, name: &str, change: impl Fn(&mut Value)) -> Result<
 }
 
 /// Marks Nodes that have been silent: neither lease nor condition renewed.
-async fn lifecycle(store: &Store) -> Result<(), String> {
+async fn lifecycle(store: &Store, silence: Duration) -> Result<(), String> {
     let (nodes, _) = objects::list(store, &NODES, "").await.map_err(|e| e.message)?;
     let (leases, _) = objects::list(store, &LEASES, "kube-node-lease").await.map_err(|e| e.message)?;
     let now = SystemTime::now();
@@ -234,7 +234,7 @@ async fn lifecycle(store: &Store) -> Result<(), String> {
             node["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready");
         let beat = ready.and_then(|c| c["lastHeartbeatTime"].as_str()).and_then(clock::parse);
         let Some(last) = renewed.into_iter().chain(beat).max() else { continue };
-        let silent = now.duration_since(last).unwrap_or_default() > SILENCE;
+        let silent = now.duration_since(last).unwrap_or_default() > silence;
         let unknown = ready.is_some_and(|c| c["status"] == "Unknown");
         let tainted =
             node["spec"]["taints"].as_array().into_iter().flatten().any(|t| t["key"] == UNREACHABLE);
@@ -249,7 +249,7 @@ async fn lifecycle(store: &Store) -> Result<(), String> {
         if !silent || unknown {
             continue;
         }
-        logs::info(format!("Node {name} is unresponsive: no heartbeat for {}s", SILENCE.as_secs()));
+        logs::info(format!("Node {name} is unresponsive: no heartbeat for {}s", silence.as_secs()));
         let text = "Kubelet stopped posting node status.";
         edit(store, name, |node| {
             for kind in ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"] {

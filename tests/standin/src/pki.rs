@@ -58,6 +58,12 @@ fn window(days: u32) -> CertificateParams {
     params
 }
 
+/// For how many days a leaf is signed: k3s's own variable, or a year.
+fn leaf_days() -> u32 {
+    let told = std::env::var("CATTLE_NEW_SIGNED_CERT_EXPIRATION_DAYS").ok();
+    told.and_then(|days| days.parse().ok()).filter(|days| *days > 0).unwrap_or(365)
+}
+
 fn authority_params(name: &str) -> CertificateParams {
     let mut params = window(3_650);
     params.distinguished_name = DistinguishedName::new();
@@ -159,7 +165,7 @@ impl Authority {
 }
 
 fn leaf_params(leaf: &Leaf<'_>) -> CertificateParams {
-    let mut params = window(365);
+    let mut params = window(leaf_days());
     params.distinguished_name = DistinguishedName::new();
     for group in leaf.groups {
         params.distinguished_name.push(DnType::OrganizationName, *group);

@@ -103,6 +103,8 @@ pub struct Server {
     pub disable_agent: bool,
     /// `--etcd-expose-metrics`.
     pub expose_metrics: bool,
+    /// How long a Node may be silent before it is marked: `--kube-controller-manager-arg=node-monitor-grace-period=...`.
+    pub node_silence: Duration,
 }
 
 /// The configuration the joiner compares with the contacted server.
@@ -267,6 +269,18 @@ pub fn agent(parsed: &Parsed) -> Result<Agent, String> {
     agent_part(parsed, token)
 }
 
+/// The controller manager's own default is 40 s; 50 s since 1.32.
+fn node_silence(arguments: &[String]) -> Result<Duration, String> {
+    let minor = version().split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok()).unwrap_or(0);
+    let default = Duration::from_secs(if minor >= 32 { 50 } else { 40 });
+    let key = "node-monitor-grace-period=";
+    let Some(text) = arguments.iter().rev().find_map(|argument| argument.strip_prefix(key)) else {
+        return Ok(default);
+    };
+    let seconds = text.strip_suffix('s').and_then(|seconds| seconds.parse().ok());
+    seconds.map(Duration::from_secs).ok_or_else(|| format!("invalid argument \"{text}\" for \"--{key}\""))
+}
+
 /// Settings of `k3s server`.
 ///
 /// # Errors
@@ -320,8 +334,10 @@ pub fn server(parsed: &Parsed) -> Result<Server, String> {
     let mode =
         u32::from_str_radix(&mode, 8).map_err(|_| format!("failed to parse kubeconfig mode {mode}"))?;
     let dir = parsed.value("etcd-snapshot-dir").map(PathBuf::from);
+    let node_silence = node_silence(&parsed.list("kube-controller-manager-arg"))?;
     Ok(Server {
         agent_token,
+        node_silence,
         cluster_init: parsed.is_set("cluster-init"),
         cluster_reset,
         restore_path,

@@ -249,6 +249,14 @@ pub async fn serve(store: &Store, request: &Request<'_>) -> Result<(u16, Value),
             if held {
                 return Ok((200, gone));
             }
+            // A Node owns its password: with nothing to wait for both go at once.
+            if *resource == NODES {
+                let secret = crate::nodepassword::secret_name(name);
+                match objects::delete(store, &resources::SECRETS, "kube-system", &secret, None).await {
+                    Err(error) if error.code != 404 => return Err(error),
+                    _ => {}
+                }
+            }
             let details = json!({"name": name, "group": resource.group, "kind": resource.plural,
                                  "uid": gone["metadata"]["uid"]});
             Ok((

@@ -56,6 +56,8 @@ pub struct Member {
     last_error: Arc<Mutex<String>>,
 }
 
+/// For how long an etcd that starts has not set up its listeners yet.
+const STARTING: Duration = Duration::from_secs(2);
 /// Words with which etcd says that it was removed.
 const REMOVED: [&str; 2] =
     ["the member has been permanently removed", "this member has been permanently removed"];
@@ -139,6 +141,7 @@ impl Member {
         let (sender, exit) = watch::channel(Exit::Running);
         let asked = Arc::clone(&stopping);
         let tombstone = paths.tombstone();
+        let born = std::time::Instant::now();
         let last_error = Arc::new(Mutex::new(String::new()));
         let errors = Arc::clone(&last_error);
         tokio::spawn(async move {
@@ -152,7 +155,11 @@ impl Member {
                 logs::raw(&line);
             }
             let status = child.wait().await;
-            let reason = if removed {
+            let reason = if removed && born.elapsed() < STARTING {
+                // As k3s does at times, whose select then takes the other error: no tombstone, and it waits for ever.
+                logs::error("etcd exited: server is stopping");
+                Exit::Removed
+            } else if removed {
                 write_tombstone(&tombstone);
                 Exit::Removed
             } else if asked.load(Ordering::Relaxed) {
