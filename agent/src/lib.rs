@@ -23,8 +23,10 @@ pub mod founding;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod gossip;
+pub mod heal;
 pub mod host;
 pub mod identity;
+pub mod image;
 pub mod k3s;
 pub mod ledger;
 pub mod report;

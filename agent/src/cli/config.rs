@@ -1,9 +1,9 @@
-//! `muster config show` and `muster token new`.
+//! `muster config show`, `muster config check` and `muster token new`.
 
 use anyhow::Context;
 
 use super::{DONE, FAILED, print_json};
-use crate::config::{Env, Flags, load, table};
+use crate::config::{ConfigError, Env, Flags, load, table};
 use crate::edge::clock;
 use crate::identity::token;
 
@@ -25,6 +25,37 @@ pub(super) fn show(flags: &Flags, json: bool) -> anyhow::Result<u8> {
             Ok(FAILED)
         }
     }
+}
+
+/// What a first boot asks before, or while, the agent starts: the faults in one line each, where a person looks for them.
+pub(super) fn check(flags: &Flags, json: bool) -> anyhow::Result<u8> {
+    let root = std::path::Path::new("/");
+    let problems = match load(root, &Env::of_process().with_credentials_of_the_unit(root), flags) {
+        Ok(loaded) => {
+            let settings = loaded.settings;
+            if !json {
+                println!(
+                    "the configuration holds: cluster = {}, servers = {}, token from {}",
+                    settings.cluster, settings.servers, loaded.token_source
+                );
+            }
+            Vec::new()
+        }
+        Err(errors) if errors.lone_token().is_some() => {
+            if !json {
+                println!("the configuration holds: one machine, which will make a token of its own");
+            }
+            Vec::new()
+        }
+        Err(errors) => errors.problems.iter().map(ConfigError::line).collect(),
+    };
+    if json {
+        print_json(&serde_json::json!({ "holds": problems.is_empty(), "problems": problems }))?;
+    }
+    for problem in &problems {
+        eprintln!("muster: configuration-refused: {problem}");
+    }
+    Ok(if problems.is_empty() { DONE } else { FAILED })
 }
 
 pub(super) fn new_token() -> anyhow::Result<u8> {

@@ -46,14 +46,14 @@ pub(super) fn revert(flags: &Flags, root: &Path, json: bool) -> anyhow::Result<u
 
 pub(super) fn doctor(flags: &Flags, peers: &[Peer], json: bool) -> anyhow::Result<u8> {
     let root = Path::new("/");
-    let (wanted, data_dir, address) = match load(root, &Env::of_process(), flags) {
+    let (mut wanted, data_dir, state_dir, address) = match load(root, &Env::of_process(), flags) {
         Ok(loaded) => {
             let settings = loaded.settings;
             let mut wanted = HostWanted::of(&settings, k3s_runs(&settings.state_dir), true);
             wanted.counts = Some((settings.servers, settings.founders));
             let address = node_address(&settings)
                 .map_or_else(|error| format!("none: {error}"), |choice| choice.to_string());
-            (wanted, settings.k3s.data_dir, address)
+            (wanted, settings.k3s.data_dir, settings.state_dir, address)
         }
         Err(errors) => {
             let token = |error: &ConfigError| {
@@ -64,15 +64,18 @@ pub(super) fn doctor(flags: &Flags, peers: &[Peer], json: bool) -> anyhow::Resul
             let wanted =
                 HostWanted { misconfigured, k3s_runs: k3s_runs(&state_dir), ..HostWanted::default() };
             let address = "not chosen: the configuration does not hold".to_owned();
-            (wanted, PathBuf::from("/var/lib/rancher/k3s"), address)
+            (wanted, PathBuf::from("/var/lib/rancher/k3s"), state_dir, address)
         }
     };
+    (wanted.shared, wanted.voters) = super::status::said_of_host(flags);
     let mut facts = host::probe(root);
     let ports: Vec<u16> = host::PEER_PORTS.into_iter().chain([6444]).collect();
     host::name_owners(&host::Tree::new(root), &mut facts, &ports);
     let mut examined = host::examine(&data_dir);
-    if !peers.is_empty() {
-        examined.peers = runtime()?.block_on(host::knock(peers));
+    let ways = ways(peers, &state_dir);
+    if !peers.is_empty() || !ways.is_empty() {
+        (examined.peers, examined.paths) =
+            runtime()?.block_on(async { tokio::join!(host::knock(peers), host::paths(&ways)) });
     }
     facts.examined = Some(examined);
     let diagnosis = host::diagnose(&facts, &wanted, address);
@@ -81,11 +84,38 @@ pub(super) fn doctor(flags: &Flags, peers: &[Peer], json: bool) -> anyhow::Resul
     } else {
         print!("{}", host::render_diagnosis(&diagnosis));
     }
-    Ok(match diagnosis.fit {
-        _ if diagnosis.suffices() => DONE,
+    Ok(code(diagnosis.fit, diagnosis.suffices()))
+}
+
+/// The doctor's exit code: what the machine may be, and whether that is what its configuration asks for.
+fn code(fit: Fit, suffices: bool) -> u8 {
+    match fit {
+        _ if suffices => DONE,
         Fit::Server | Fit::Agent => AGENT_ONLY,
         Fit::Neither => NEITHER,
-    })
+    }
+}
+
+/// Most peers of the ledger whose way is measured.
+const REMEMBERED: usize = 8;
+
+/// The peers whose way is measured: those that were given, else those that the agent remembers.
+fn ways(peers: &[Peer], state_dir: &Path) -> Vec<String> {
+    let mut ways: Vec<String> = peers.iter().map(|peer| peer.host.clone()).collect();
+    if ways.is_empty()
+        && let Ok(Some(record)) = ledger::peek(state_dir)
+    {
+        ways = record.peers.values().map(|peer| peer.address.ip().to_string()).take(REMEMBERED).collect();
+    }
+    ways.sort();
+    ways.dedup();
+    ways
+}
+
+/// The kernel's word on the clock, for the agent.
+pub(super) fn clock() -> anyhow::Result<u8> {
+    print_json(&crate::edge::clock::discipline()?)?;
+    Ok(DONE)
 }
 
 /// Whether the k3s that may be running here is ours, by the ledger.
@@ -109,6 +139,21 @@ fn wanted(flags: &Flags, root: &Path) -> (HostWanted, PathBuf) {
                 );
             }
             (HostWanted::default(), state_dir)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By the numbers that scripts know, not by the constants.
+    #[test]
+    fn the_doctors_exit_codes_are_those_of_the_page() {
+        for (fit, suffices, number) in
+            [(Fit::Server, true, 0), (Fit::Agent, true, 0), (Fit::Agent, false, 5), (Fit::Neither, false, 6)]
+        {
+            assert_eq!(code(fit, suffices), number, "{fit:?}, {suffices}");
         }
     }
 }

@@ -1,9 +1,16 @@
 //! What a person or a unit file can ask for.
 
+mod boot;
 mod config;
+mod discover;
 mod founding;
 mod gate;
+mod heal;
+mod health;
 mod host;
+mod image;
+mod log;
+mod recover;
 mod run;
 mod status;
 mod up;
@@ -21,9 +28,9 @@ pub const DONE: u8 = 0;
 pub const FAILED: u8 = 1;
 /// The command line is wrong (clap's own code).
 pub const USAGE: u8 = 2;
-/// `why`, `up`: the node waits for something, or is degraded.
+/// `why`, `up`, `health --ready`: the node waits for something, or is degraded.
 pub const WAITING: u8 = 3;
-/// `why`, `up`: the node is parked until a person acts or the named cause is gone.
+/// `why`, `up`, `health`: the node is parked until a person acts or the named cause is gone.
 pub const PARKED: u8 = 4;
 /// `doctor`: the machine may be an agent, and is not told to be one.
 pub const AGENT_ONLY: u8 = 5;
@@ -35,12 +42,13 @@ pub const NEITHER: u8 = 6;
 #[command(
     name = "muster",
     version,
-    after_help = "Exit codes: 0 done (why, up: serving), 1 failed, 2 usage, 3 waiting or degraded, 4 parked;\n\
-                  doctor: 5 an agent only, 6 neither server nor agent.\n\n\
+    after_help = "Exit codes: 0 done (why, up: serving; health: well), 1 failed, 2 usage, 3 waiting or degraded (discover: no candidates),\n\
+                  4 parked; doctor: 5 an agent only, 6 neither server nor agent.\n\n\
                   Examples:\n  \
                   muster up --servers 1            a single-server cluster on this machine\n  \
                   muster status                    where this node and its peers stand\n  \
                   muster why                       the one fact that blocks\n  \
+                  muster log --since 2h            what this node decided lately\n  \
                   muster config show               every setting with its origin"
 )]
 struct Cli {
@@ -92,6 +100,83 @@ enum Command {
     Status,
     /// Name the one fact that blocks, and what happens next.
     Why,
+    /// Take this machine out of the cluster: its pods move away, its member is removed, then k3s is stopped here and its data moved
+    /// aside. It stays out, over reboots too, until that is taken back.
+    #[command(
+        after_help = "Examples:\n  muster leave --reason \"goes to the workshop\" --yes\n  muster leave --cancel"
+    )]
+    Leave {
+        /// Why, for the log.
+        #[arg(long, default_value = "muster leave")]
+        reason: String,
+        /// Do it. Without this the command only says what it would do.
+        #[arg(long)]
+        yes: bool,
+        /// Take the request back: the machine stays, or joins again.
+        #[arg(long, conflicts_with = "yes")]
+        cancel: bool,
+        /// Leave if the machine is being powered off, and wait until it is out; do nothing if it reboots. What
+        /// muster-leave.service calls. It joins again when it is powered on.
+        #[arg(long, conflicts_with_all = ["yes", "cancel"])]
+        on_poweroff: bool,
+    },
+    /// Show what this node decided: verdicts, votes, remedies, refusals, phases. Needs root.
+    #[command(
+        after_help = "Examples:\n  muster log --since 2h\n  muster log --kind remedy,refusal\n  muster log --verify"
+    )]
+    Log(log::LogArgs),
+    /// Ask every source of peers once and show what it answered. Works beside a running agent and without one; changes nothing.
+    #[command(
+        after_help = "Exit codes: 0 there are candidates, 3 there are none.\n\nExample:\n  muster discover --output json"
+    )]
+    Discover,
+    /// Say by exit code whether this machine is well: for load balancers, autoscaling groups and scripts.
+    #[command(
+        after_help = "Exit codes: 0 well; 1 the agent does not run, hangs, or has said nothing since boot; 3 with --ready: it waits,\n\
+                      or is degraded; 4 parked until a person acts.\n\n\
+                      Example:\n  muster health --ready --wait 600"
+    )]
+    Health {
+        /// Well only when it serves; without this a machine that waits or is degraded is well, too.
+        #[arg(long)]
+        ready: bool,
+        /// Wait up to so many seconds until it is; ends sooner when the node has been parked for 15 seconds.
+        #[arg(long, value_name = "SECONDS")]
+        wait: Option<u64>,
+    },
+    /// Give a lost quorum up: this server survives with its data, the others join it as new nodes. Shows the evidence; refuses while
+    /// the cluster can be healed by starting servers.
+    #[command(
+        after_help = "Examples:\n  muster recover\n  muster recover --destroyed node2,node3 --survivor node1 --reason \"rack burnt\" --yes"
+    )]
+    Recover {
+        /// This server's node name, as a confirmation.
+        #[arg(long, value_name = "NAME")]
+        survivor: Option<String>,
+        /// Servers that will never start again with their disks.
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        destroyed: Vec<String>,
+        /// Do it although silent servers are not known to be destroyed: a majority of them that returns unheard serves the old
+        /// cluster until it hears of this.
+        #[arg(long)]
+        although_they_may_return: bool,
+        /// Why: it is kept in the ledger of every node.
+        #[arg(long, default_value = "muster recover")]
+        reason: String,
+        /// Do it. Without this the command only shows what it would do.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Two clusters under one certificate: move this machine to the other one. Shows what would be lost.
+    #[command(after_help = "Example:\n  muster fold --into node2 --yes")]
+    Fold {
+        /// Node name or address of a server of the cluster that stays.
+        #[arg(long, value_name = "NODE")]
+        into: String,
+        /// Do it. Without this the command only says what it would do.
+        #[arg(long)]
+        yes: bool,
+    },
     /// The founding: its certificate, votes and eras.
     #[command(subcommand)]
     Founding(FoundingCommand),
@@ -110,8 +195,53 @@ enum Command {
         #[arg(long)]
         k3s_data_dir: Option<PathBuf>,
     },
+    /// Print how the kernel keeps the wall clock, as JSON: the agent asks by it from outside its sandbox.
+    #[command(hide = true)]
+    Clock,
+    /// Images: remove what must not be copied, and refuse an image that carries it.
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Print the version.
     Version,
+}
+
+#[derive(Subcommand)]
+enum ImageCommand {
+    /// Remove identity, tokens, k3s's data and traces from an image, look again, and say what is left. May be run again at any
+    /// time.
+    #[command(
+        after_help = "Exit codes: 0 the image may be copied, 1 something is left or it could not be sealed.\n\n\
+                            Example:\n  muster image seal --root /mnt/image"
+    )]
+    Seal {
+        #[command(flatten)]
+        image: ImageArgs,
+        /// With --root /: this machine is to become the image. Never while k3s or the agent runs.
+        #[arg(long)]
+        this_machine: bool,
+    },
+    /// Refuse an image that carries a token, an identity or k3s's data. Changes nothing.
+    #[command(
+        after_help = "Exit codes: 0 the image may be copied, 1 it is refused, or could not be looked at.\n\n\
+                            Example:\n  muster image verify --root /mnt/image --secret-file ~/cluster-token"
+    )]
+    Verify {
+        #[command(flatten)]
+        image: ImageArgs,
+    },
+}
+
+#[derive(Args)]
+struct ImageArgs {
+    /// The root of the image: a directory, or where its file system is mounted.
+    #[arg(long, value_name = "DIR")]
+    root: PathBuf,
+    /// A row that is left out, of those of the kind `trace`: docs/images.md. May be given several times.
+    #[arg(long, value_name = "ROW")]
+    keep: Vec<String>,
+    /// A file with a secret that must stand nowhere in the image, the token for one. Every file is searched for it.
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -141,6 +271,8 @@ enum FoundingCommand {
 enum ConfigCommand {
     /// Show every setting with its origin, secrets masked.
     Show,
+    /// Say whether the agent would take the configuration and the token, without starting anything. Exit code 1 when not.
+    Check,
 }
 
 #[derive(Subcommand)]
@@ -238,6 +370,12 @@ impl SettingsArgs {
     }
 }
 
+/// The whole command line, for the generator of manual pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Parses the command line and does what it asks for.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -259,11 +397,28 @@ pub fn main() -> ExitCode {
         Command::Doctor { peers } => host::doctor(&flags, &peers, json),
         Command::Status => status::status(&flags, json),
         Command::Why => status::why(&flags, json),
+        Command::Leave { on_poweroff: true, .. } => heal::leave_on_poweroff(&flags),
+        Command::Leave { reason, yes, cancel, .. } => heal::leave(&flags, &reason, yes, cancel),
+        Command::Log(args) => log::log(&flags, &args, json),
+        Command::Discover => discover::discover(&flags, json),
+        Command::Health { ready, wait } => {
+            let wait = wait.map(std::time::Duration::from_secs);
+            health::health(&flags, health::Asked { ready, wait }, json)
+        }
+        Command::Recover { survivor, destroyed, although_they_may_return, reason, yes } => {
+            let may_return = although_they_may_return;
+            recover::recover(&flags, recover::Word { survivor, destroyed, may_return, reason, yes })
+        }
+        Command::Fold { into, yes } => recover::fold(&flags, &into, yes),
         Command::Founding(FoundingCommand::Show) => founding::show(&flags, json),
         Command::Founding(FoundingCommand::Annul { reason, yes }) => founding::annul(&flags, &reason, yes),
         Command::Config(ConfigCommand::Show) => config::show(&flags, json),
+        Command::Config(ConfigCommand::Check) => config::check(&flags, json),
         Command::Token(TokenCommand::New) => config::new_token(),
         Command::Gate { role, k3s_data_dir } => gate::gate(&flags, role, k3s_data_dir),
+        Command::Clock => host::clock(),
+        Command::Image(ImageCommand::Seal { image, this_machine }) => image::seal(&image, this_machine, json),
+        Command::Image(ImageCommand::Verify { image }) => image::verify(&image, json),
         Command::Version => {
             println!("muster {}", env!("CARGO_PKG_VERSION"));
             Ok(DONE)
@@ -286,15 +441,24 @@ impl Command {
             | Self::Doctor { .. }
             | Self::Status
             | Self::Why
+            | Self::Log(_)
+            | Self::Discover
+            | Self::Health { .. }
             | Self::Founding(FoundingCommand::Show)
-            | Self::Config(ConfigCommand::Show)
+            | Self::Config(ConfigCommand::Show | ConfigCommand::Check)
             | Self::Token(TokenCommand::New)
+            | Self::Clock
+            | Self::Image(ImageCommand::Verify { .. })
             | Self::Version => true,
             Self::Run
             | Self::Up
             | Self::Apply(_)
             | Self::Revert(_)
             | Self::Founding(FoundingCommand::Annul { .. })
+            | Self::Leave { .. }
+            | Self::Image(ImageCommand::Seal { .. })
+            | Self::Recover { .. }
+            | Self::Fold { .. }
             | Self::Gate { .. } => false,
         }
     }
@@ -345,7 +509,12 @@ mod tests {
             "muster gate server",
             "muster gate agent",
             "muster up --servers 1",
+            "muster discover --output json",
             "muster plan --root /mnt",
+            "muster log --kind remedy,refusal --since 2h",
+            "muster log --verify --output json",
+            "muster image seal --root / --this-machine --keep logs --keep temporary",
+            "muster image verify --root /mnt --secret-file /root/token",
             "muster doctor --peer 10.0.0.2,node3:6443 --peer [fd00::4]",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");

@@ -9,6 +9,7 @@ use super::DONE;
 use crate::config::{Env, Flags, Loaded, Settings, load_making_token};
 use crate::core::Why;
 use crate::edge::clock;
+use crate::engine::real::metrics::Metrics;
 use crate::engine::{self, real};
 use crate::report::status::stuck;
 
@@ -31,9 +32,11 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<u8> {
 }
 
 async fn serve(flags: &Flags) -> anyhow::Result<()> {
+    super::boot::fetched(flags).await;
     let loaded = configured(flags).await;
     let settings = loaded.settings;
     tracing::info!(cluster = %settings.cluster, servers = settings.servers, token = %loaded.token_source, "configuration read");
+    let metrics = Metrics::begin(settings.metrics_listen);
     let mut shown = None;
     let mut world = loop {
         match real::begin(&settings).await {
@@ -45,6 +48,7 @@ async fn serve(flags: &Flags) -> anyhow::Result<()> {
                     &settings.cluster,
                     settings.node_name.as_deref(),
                     &[failure.why],
+                    &metrics,
                     &mut shown,
                 );
                 tokio::time::sleep(AGAIN).await;
@@ -55,6 +59,7 @@ async fn serve(flags: &Flags) -> anyhow::Result<()> {
             }
         }
     };
+    world.show_in(metrics);
     tracing::info!(address = %world.gossip_address(), "gossip listens");
     engine::run(&mut world, &settings).await;
     Ok(())
@@ -70,16 +75,21 @@ async fn configured(flags: &Flags) -> Loaded {
             Err(errors) => {
                 let run_dir =
                     flags.run_dir.as_ref().map_or_else(|| PathBuf::from("/run/muster"), PathBuf::from);
-                park(
-                    &run_dir,
-                    flags.cluster.as_deref().unwrap_or(""),
-                    flags.node_name.as_deref(),
-                    &[errors.why()],
-                    &mut shown,
-                );
-                while errors.fingerprint.holds() {
-                    ready_and_alive();
+                let (cluster, why) = (flags.cluster.as_deref().unwrap_or(""), [errors.why()]);
+                loop {
+                    // Said again each time: an old word would be taken for that of an agent that hangs.
+                    park(
+                        &run_dir,
+                        cluster,
+                        flags.node_name.as_deref(),
+                        &why,
+                        &Metrics::begin(None),
+                        &mut shown,
+                    );
                     tokio::time::sleep(AGAIN).await;
+                    if !errors.fingerprint.holds() {
+                        break;
+                    }
                 }
             }
         }
@@ -87,7 +97,14 @@ async fn configured(flags: &Flags) -> Loaded {
 }
 
 /// Shows a node that cannot even tick: status file, log, systemd.
-fn park(run_dir: &Path, cluster: &str, name: Option<&str>, why: &[Why], shown: &mut Option<Vec<Why>>) {
+pub(super) fn park(
+    run_dir: &Path,
+    cluster: &str,
+    name: Option<&str>,
+    why: &[Why],
+    metrics: &Metrics,
+    shown: &mut Option<Vec<Why>>,
+) {
     if shown.as_deref() != Some(why) {
         for why in why {
             tracing::error!(rule = %why.rule, next = %why.next, "{}", why.detail);
@@ -95,7 +112,9 @@ fn park(run_dir: &Path, cluster: &str, name: Option<&str>, why: &[Why], shown: &
         *shown = Some(why.to_vec());
     }
     let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let status = stuck(cluster, name.unwrap_or(&host), why.to_vec(), clock::wall_seconds());
+    let mut status = stuck(cluster, name.unwrap_or(&host), why.to_vec(), clock::wall_seconds());
+    status.notes.extend(metrics.why());
+    metrics.show(&status);
     real::tell::write_status(&real::tell::status_path(run_dir), &status);
     ready_and_alive();
     if let Some(first) = why.first() {
@@ -105,7 +124,7 @@ fn park(run_dir: &Path, cluster: &str, name: Option<&str>, why: &[Why], shown: &
 }
 
 /// A parked agent is a started one: systemd must neither wait for it nor kill it.
-fn ready_and_alive() {
+pub(super) fn ready_and_alive() {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Watchdog]);
 }
 

@@ -6,12 +6,12 @@ use anyhow::Context;
 
 use super::{DONE, PARKED, WAITING, print_json, settings};
 use crate::config::Flags;
-use crate::core::Phase;
+use crate::core::{Phase, Why};
 use crate::edge::{clock, fs};
 use crate::report::{Status, status_table, why_text};
 
 /// A status older than this is said to be old: the agent writes every few seconds.
-const OLD: i64 = 30;
+pub(super) const OLD: i64 = 30;
 
 pub(super) fn status(flags: &Flags, json: bool) -> anyhow::Result<u8> {
     let status = read(flags)?;
@@ -27,7 +27,7 @@ pub(super) fn status(flags: &Flags, json: bool) -> anyhow::Result<u8> {
 pub(super) fn why(flags: &Flags, json: bool) -> anyhow::Result<u8> {
     let status = read(flags)?;
     if json {
-        print_json(&serde_json::json!({ "phase": status.phase, "why": status.why }))?;
+        print_json(&serde_json::json!({ "phase": status.phase, "why": status.why, "host": status.host }))?;
     } else {
         warn_if_old(&status);
         println!("{}: {}", status.node.name, status.phase);
@@ -45,7 +45,7 @@ pub(super) fn code(phase: Phase) -> u8 {
     }
 }
 
-fn read(flags: &Flags) -> anyhow::Result<Status> {
+pub(super) fn read(flags: &Flags) -> anyhow::Result<Status> {
     let path = path(flags);
     let text = fs::read_text(&path)?.with_context(|| {
         format!("{} is not there: the agent has not run since boot; systemctl status muster", path.display())
@@ -60,7 +60,16 @@ pub(super) fn path(flags: &Flags) -> PathBuf {
     crate::engine::real::tell::status_path(&run_dir.unwrap_or_else(|| PathBuf::from("/run/muster")))
 }
 
-fn warn_if_old(status: &Status) {
+/// What a running agent says of this machine beside what blocks it, and how many voters of etcd it knows; nothing when none runs.
+pub(super) fn said_of_host(flags: &Flags) -> (Vec<Why>, Option<usize>) {
+    let Ok(status) = read(flags) else { return (Vec::new(), None) };
+    if clock::wall_seconds().saturating_sub(status.written_unix) > OLD {
+        return (Vec::new(), None);
+    }
+    (status.host, Some(status.k3s.voters.len()).filter(|voters| *voters > 0))
+}
+
+pub(super) fn warn_if_old(status: &Status) {
     let age = clock::wall_seconds().saturating_sub(status.written_unix);
     if age > OLD {
         println!("this was written {age} s ago: the agent does not run, or hangs (systemctl status muster)");

@@ -10,10 +10,12 @@ use crate::config::{Env, Flags, load_making_token};
 use crate::core::{Known, Phase};
 use crate::edge::systemd::{self, InitKind};
 use crate::edge::{clock, fs};
+use crate::k3s::PACKAGED;
 use crate::report::Status;
 
 /// The units, as the image builds ship them.
 const SYSTEMD_UNIT: &str = include_str!("../../../images/systemd/muster.service");
+const LEAVE_UNIT: &str = include_str!("../../../images/systemd/muster-leave.service");
 const OPENRC_SCRIPT: &str = include_str!("../../../images/openrc/muster");
 /// Where the units look for the binary.
 const BINARY: &str = "/usr/local/bin/muster";
@@ -96,6 +98,10 @@ fn kept_flags(flags: &Flags) -> String {
 }
 
 fn install_binary() -> anyhow::Result<()> {
+    // A package's binary stays where it is: its unit calls it there.
+    if std::env::current_exe().is_ok_and(|program| program == Path::new(PACKAGED)) {
+        return Ok(());
+    }
     let own = PathBuf::from("/proc/self/exe");
     let bytes = fs::read(&own)?.context("this program cannot be read")?;
     let target = Path::new(BINARY);
@@ -115,15 +121,21 @@ async fn start_service() -> anyhow::Result<()> {
         }
         Known::Unknown(unread) => bail!("{unread}"),
     };
-    let (path, text, mode) = match init.kind() {
-        InitKind::Systemd => ("/etc/systemd/system/muster.service", SYSTEMD_UNIT, 0o644),
-        InitKind::OpenRc => ("/etc/init.d/muster", OPENRC_SCRIPT, 0o755),
+    let files: &[(&str, &str, u32)] = match init.kind() {
+        // The second one is there to be enabled, and is not enabled here.
+        InitKind::Systemd => &[
+            ("/etc/systemd/system/muster.service", SYSTEMD_UNIT, 0o644),
+            ("/etc/systemd/system/muster-leave.service", LEAVE_UNIT, 0o644),
+        ],
+        InitKind::OpenRc => &[("/etc/init.d/muster", OPENRC_SCRIPT, 0o755)],
     };
     // A unit that an image or a package brought along stands in /usr/lib and is kept.
     let packaged = fs::known_there(Path::new("/usr/lib/systemd/system/muster.service")).yes().is_some();
-    if !packaged && fs::read_text(Path::new(path))?.as_deref() != Some(text) {
-        fs::write_atomic(Path::new(path), text.as_bytes(), mode)?;
-        println!("installed {path}");
+    for (path, text, mode) in files {
+        if !packaged && fs::read_text(Path::new(path))?.as_deref() != Some(*text) {
+            fs::write_atomic(Path::new(path), text.as_bytes(), *mode)?;
+            println!("installed {path}");
+        }
     }
     init.reload().await?;
     init.enable("muster").await?;

@@ -1,16 +1,20 @@
 //! From merged values to [`Settings`]: every refusal names key, value, origin and what is allowed.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::keys::Key;
 use super::merge::Merged;
 use super::names;
 use super::problem::ConfigError;
-use super::settings::{FoundingMode, HostSettings, K3sSettings, Limits, Settings, Timing};
+use super::settings::{
+    FoundingMode, Healing, HealingMode, HostSettings, K3sSettings, Limits, Settings, Timing,
+};
 use super::show::masked_text;
 use crate::core::Secret;
 use crate::gossip::WantedRole;
+use crate::heal::labels::{self, Wanted};
 
 /// The secrets that were read beside the values.
 #[derive(Debug, Clone)]
@@ -78,11 +82,12 @@ pub(super) fn is_lone(merged: &Merged) -> bool {
     merged.whole(Key::Servers) == Some(1)
         && merged.whole(Key::Founders).is_none_or(|founders| founders == 1)
         && merged.list(Key::Seeds).is_empty()
+        && !discovery::is_told(merged)
         && merged.text(Key::Role) != Some("agent")
 }
 
-struct Check<'a> {
-    merged: &'a Merged,
+pub(super) struct Check<'a> {
+    pub(super) merged: &'a Merged,
     problems: Vec<ConfigError>,
 }
 
@@ -96,6 +101,7 @@ impl Check<'_> {
             "agent" => Ok(WantedRole::Agent),
             _ => Err("allowed are auto, server and agent".into()),
         });
+        let zone = self.text(Key::Zone, labels::zone);
         let founding = self.text(Key::Founding, |text| match text {
             "auto" => Ok(FoundingMode::Auto),
             "never" => Ok(FoundingMode::Never),
@@ -108,8 +114,9 @@ impl Check<'_> {
             self.text(key, names::absolute);
         }
         let node_name = self.text(Key::NodeName, names::node_name);
-        let node_ip = self.text(Key::NodeIp, names::node_ip);
+        let node_ips = self.node_ips();
         let interface = self.text(Key::Interface, names::interface);
+        let metrics_listen = self.metrics_listen();
         let state_dir = self.text(Key::StateDir, names::absolute);
         let run_dir = self.text(Key::RunDir, names::absolute);
         let k3s = self.k3s(secrets.as_ref());
@@ -121,27 +128,38 @@ impl Check<'_> {
         }
         let host = self.host();
         let api_addresses = self.list(Key::ApiAddresses, |text| names::url(text, &["https"]));
+        let discovery = self.discovery(is_lone(self.merged));
         let timing = self.timing();
+        let labels = Wanted {
+            server: self.list(Key::LabelsServer, labels::parse).into_iter().collect(),
+            agent: self.list(Key::LabelsAgent, labels::parse).into_iter().collect(),
+        };
+        let healing = self.healing();
         let secrets = secrets?;
         Some(Settings {
             cluster: cluster?,
             servers: servers?,
             founders: founders?,
             role: role?,
+            zone,
             founding: founding?,
             seeds,
+            discovery: discovery?,
             token: secrets.token,
             previous_token: secrets.previous,
             node_name,
-            node_ip,
+            node_ips,
             interface,
             gossip_port: gossip_port?,
+            metrics_listen: metrics_listen?,
             state_dir: state_dir?,
             run_dir: run_dir?,
             k3s: k3s?,
             host: host?,
             api_addresses,
             timing: timing?,
+            healing: healing?,
+            labels,
         })
     }
 
@@ -167,6 +185,34 @@ impl Check<'_> {
             n => usize::try_from(n).map_err(|_| "too large".into()),
         });
         (servers, founders)
+    }
+
+    /// Everybody who reaches them can read the metrics: away from loopback only when that is said in so many words.
+    fn metrics_listen(&mut self) -> Option<Option<SocketAddr>> {
+        let network = self.text(Key::MetricsAccess, |text| match text {
+            "loopback" => Ok(false),
+            "network" => Ok(true),
+            _ => Err("allowed are loopback and network".into()),
+        });
+        self.text(Key::MetricsListen, |text| {
+            if text == "off" {
+                return Ok(None);
+            }
+            let listen: SocketAddr = text
+                .parse()
+                .map_err(|_| "allowed are off and an address with its port, such as 127.0.0.1:7847".to_owned())?;
+            if listen.port() == 0 {
+                return Err("allowed are ports 1 to 65535".into());
+            }
+            if !listen.ip().is_loopback() && network == Some(false) {
+                return Err(
+                    "not a loopback address, and everybody who reaches it could read the metrics: set metrics-access = \
+                     \"network\" if that is meant"
+                        .into(),
+                );
+            }
+            Ok(Some(listen))
+        })
     }
 
     fn gossip_port(&mut self) -> Option<u16> {
@@ -236,6 +282,24 @@ impl Check<'_> {
         })
     }
 
+    fn healing(&mut self) -> Option<Healing> {
+        let mode = self.text(Key::HealingMode, |text| match text {
+            "auto" => Ok(HealingMode::Auto),
+            "off" => Ok(HealingMode::Off),
+            _ => Err("allowed are auto and off".into()),
+        });
+        let mut bounded = |key, from, to| {
+            self.whole(key, |number| match number {
+                n if (from..=to).contains(&n) => Ok(Duration::from_secs(n)),
+                _ => Err(format!("allowed are {from} to {to} seconds")),
+            })
+        };
+        let grace = bounded(Key::HealingGraceS, 5, 86_400);
+        let patience = bounded(Key::HealingPatienceS, 30, 3_600);
+        let drain = bounded(Key::HealingDrainS, 0, 3_600);
+        Some(Healing { mode: mode?, grace: grace?, patience: patience?, drain: drain? })
+    }
+
     fn k3s(&mut self, secrets: Option<&Secrets>) -> Option<K3sSettings> {
         let version = self.text(Key::K3sVersion, names::k3s_version);
         let sources = self.list(Key::K3sSources, names::source);
@@ -274,37 +338,6 @@ impl Check<'_> {
         })
     }
 
-    /// Pod and service networks and the address of the DNS, in one spelling so that equal parameters have an equal hash.
-    fn networks(&mut self) -> (Option<String>, Option<String>, Option<String>) {
-        let spelt = |networks: &[names::Network]| {
-            networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-        };
-        let pods = self.text(Key::K3sClusterCidr, names::networks);
-        let services = self.text(Key::K3sServiceCidr, |text| {
-            let services = names::networks(text)?;
-            let pods = pods.as_deref().unwrap_or_default();
-            match pods.iter().find(|pod| services.iter().any(|service| service.overlaps(**pod))) {
-                Some(pod) => Err(format!("overlaps the pod network {pod} of k3s.cluster-cidr")),
-                None => Ok(services),
-            }
-        });
-        let dns = self.text(Key::K3sClusterDns, |text| {
-            let all: Vec<IpAddr> = text
-                .split(',')
-                .map(|part| part.trim().parse().map_err(|_| "not an IPv4 or IPv6 address".to_owned()))
-                .collect::<Result<_, _>>()?;
-            let services = services.as_deref().unwrap_or_default();
-            let outside = |ip: &&IpAddr| !services.iter().any(|service| service.contains(**ip));
-            match all.iter().find(outside) {
-                Some(ip) if !services.is_empty() => {
-                    Err(format!("{ip} lies outside the service network {}", spelt(services)))
-                }
-                _ => Ok(all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
-            }
-        });
-        (pods.as_deref().map(spelt), services.as_deref().map(spelt), dns)
-    }
-
     /// Raw keys for k3s, none of which Muster itself answers for.
     fn raw(&mut self, key: Key) -> BTreeMap<String, serde_json::Value> {
         let table = self.merged.table(key);
@@ -328,7 +361,7 @@ impl Check<'_> {
         self.problems.push(ConfigError::Refused { key: key.name().into(), value, place, reason });
     }
 
-    fn text<T>(&mut self, key: Key, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn text<T>(&mut self, key: Key, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let text = self.merged.text(key)?;
         match read(text) {
             Ok(value) => Some(value),
@@ -373,6 +406,9 @@ fn dedup<T: PartialEq>(items: &mut Vec<T>) {
         }
     }
 }
+
+#[path = "check_discovery.rs"]
+pub(super) mod discovery;
 
 #[cfg(test)]
 #[path = "check_tests.rs"]

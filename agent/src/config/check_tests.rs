@@ -48,9 +48,36 @@ fn every_refusal_names_key_value_origin_and_what_is_allowed() {
         ("node-ip = \"224.0.0.1\"", "node-ip = 224.0.0.1 (", "multicast"),
         ("node-ip = \"0.0.0.0\"", "node-ip = 0.0.0.0 (", "unspecified"),
         ("node-ip = \"255.255.255.255\"", "node-ip = 255.255.255.255 (", "broadcast"),
+        ("node-ip = \"10.0.0.5,10.0.0.6\"", "node-ip = 10.0.0.5,10.0.0.6 (", "one of IPv4 and one of IPv6"),
+        ("node-ip = \"10.0.0.5,::1\"", "node-ip = 10.0.0.5,::1 (", "loopback"),
+        ("node-ip = \"10.0.0.5,\"", "node-ip = 10.0.0.5, (", "not an IPv4 or IPv6 address"),
+        (
+            "node-ip = \"fd00::5\"",
+            "node-ip = fd00::5 (",
+            "fd00::5 is of IPv6, and the pod network 10.42.0.0/16",
+        ),
+        (
+            "node-ip = \"10.0.0.5,fd00::5\"",
+            "node-ip = 10.0.0.5,fd00::5 (",
+            "has no pod network of its family",
+        ),
+        (
+            "k3s.service-cidr = \"fd01::/112\"",
+            "k3s.service-cidr = fd01::/112 (",
+            "it has IPv6, and k3s.cluster-cidr has IPv4",
+        ),
+        (
+            "k3s.service-cidr = \"10.43.0.0/16,fd01::/112\"",
+            "k3s.service-cidr = 10.43.0.0/16,fd01::/112 (",
+            "the same families in the same order",
+        ),
         ("interface = \"a/b\"", "interface = a/b (", "1 to 15 characters"),
         ("gossip-port = 0", "gossip-port = 0 (", "1 to 65535"),
         ("gossip-port = 65536", "gossip-port = 65536 (", "1 to 65535"),
+        ("metrics-listen = \"7847\"", "metrics-listen = 7847 (", "127.0.0.1:7847"),
+        ("metrics-listen = \"127.0.0.1:0\"", "metrics-listen = 127.0.0.1:0 (", "1 to 65535"),
+        ("metrics-listen = \"0.0.0.0:7847\"", "metrics-listen = 0.0.0.0:7847 (", "metrics-access"),
+        ("metrics-access = \"all\"", "metrics-access = all (", "loopback and network"),
         ("gossip-port = 8472", "gossip-port = 8472 (", "k3s's own network"),
         ("state-dir = \"state\"", "state-dir = state (", "absolute"),
         ("state-dir = \"/var/lib/rancher/k3s/m\"", "state-dir = /var/lib/rancher/k3s/m (", "outlive"),
@@ -125,6 +152,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!((settings.cluster.as_str(), settings.servers, settings.founders), ("muster", 3, 3));
     assert_eq!((settings.role, settings.founding), (WantedRole::Auto, FoundingMode::Auto));
     assert_eq!(settings.gossip_port, 7846);
+    assert_eq!(settings.metrics_listen, Some("127.0.0.1:7847".parse().unwrap()));
     assert_eq!(settings.state_dir.to_str(), Some("/var/lib/muster"));
     assert_eq!(settings.run_dir.to_str(), Some("/run/muster"));
     assert_eq!(settings.k3s.version, "v1.33.1+k3s1");
@@ -132,7 +160,19 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(settings.k3s.cluster_cidr, "10.42.0.0/16");
     assert_eq!(settings.k3s.service_cidr, "10.43.0.0/16");
     assert_eq!(settings.timing, Timing::default());
-    assert!(settings.seeds.is_empty() && settings.node_ip.is_none() && settings.api_addresses.is_empty());
+    assert!(settings.seeds.is_empty() && settings.node_ips.is_empty() && settings.api_addresses.is_empty());
+}
+
+#[test]
+fn metrics_leave_the_machine_only_when_that_is_said() {
+    for (text, wanted) in [
+        ("metrics-listen = \"off\"", None),
+        ("metrics-listen = \"[::1]:9\"", Some("[::1]:9")),
+        ("metrics-listen = \"10.0.0.1:9\"\nmetrics-access = \"network\"", Some("10.0.0.1:9")),
+    ] {
+        let wanted = wanted.map(|text| text.parse().unwrap());
+        assert_eq!(checked(text).expect("settings").metrics_listen, wanted, "{text}");
+    }
 }
 
 #[test]
@@ -163,7 +203,7 @@ fn seeds_take_the_gossip_port_and_are_not_doubled() {
 #[test]
 fn equal_parameters_have_one_spelling() {
     let hash = |text: &str| checked(text).expect("settings").parameters().hash();
-    let dual = "k3s.service-cidr = \"10.43.0.0/16\"\nk3s.cluster-cidr";
+    let dual = "k3s.service-cidr = \"10.43.0.0/16,fd01::/112\"\nk3s.cluster-cidr";
     assert_eq!(
         hash(&format!("{dual} = \"10.42.0.0/16,fd00::/56\"")),
         hash(&format!("{dual} = \"10.42.0.0/16, FD00:0:0::/56\"")),
@@ -183,6 +223,28 @@ fn equal_parameters_have_one_spelling() {
     // What may differ from node to node is no parameter.
     for same in ["node-name = \"a\"", "k3s.server-config.node-label = [\"a=b\"]", "role = \"agent\""] {
         assert_eq!(hash(""), hash(same), "{same}");
+    }
+}
+
+#[test]
+fn addresses_follow_the_families_of_the_pods() {
+    let both = "k3s.cluster-cidr = \"10.42.0.0/16,fd00:42::/56\"\nk3s.service-cidr = \"10.43.0.0/16,fd00:43::/112\"\n";
+    let six_first = "k3s.cluster-cidr = \"fd00:42::/56,10.42.0.0/16\"\nk3s.service-cidr = \"fd00:43::/112,10.43.0.0/16\"\n";
+    let six = "k3s.cluster-cidr = \"fd00:42::/56\"\nk3s.service-cidr = \"fd00:43::/112\"\n";
+    let ips = |text: String| checked(&text).expect("settings").node_ips;
+    let ip = |text: &str| text.parse::<std::net::IpAddr>().expect("an address");
+    for (networks, node_ip, wanted) in [
+        (both, "10.0.0.5, fd00::5", vec![ip("10.0.0.5"), ip("fd00::5")]),
+        (both, "10.0.0.5", vec![ip("10.0.0.5")]),
+        (six_first, "fd00::5,10.0.0.5", vec![ip("fd00::5"), ip("10.0.0.5")]),
+        (six, "fd00::5", vec![ip("fd00::5")]),
+    ] {
+        assert_eq!(ips(format!("{networks}node-ip = \"{node_ip}\"")), wanted, "{networks}{node_ip}");
+    }
+    for (networks, node_ip) in
+        [(both, "fd00::5,10.0.0.5"), (six_first, "10.0.0.5"), (six, "10.0.0.5"), (six, "fd00::5,10.0.0.5")]
+    {
+        assert!(checked(&format!("{networks}node-ip = \"{node_ip}\"")).is_err(), "{networks}{node_ip}");
     }
 }
 

@@ -56,12 +56,9 @@ pub(super) fn unknown_hint(key: &str) -> String {
     if let Some(name) = Key::nearest(key) {
         return format!("did you mean `{name}`?");
     }
-    let section = key.split_once('.').map_or("", |(section, _)| section);
-    let names: Vec<&str> = Key::ALL
-        .iter()
-        .map(|key| key.name())
-        .filter(|name| name.split_once('.').map_or("", |(section, _)| section) == section)
-        .collect();
+    let of = |name: &str| name.rsplit_once('.').map_or(String::new(), |(section, _)| section.to_owned());
+    let section = of(key);
+    let names: Vec<&str> = Key::ALL.iter().map(|key| key.name()).filter(|name| of(name) == section).collect();
     format!("known are {}", names.join(", "))
 }
 
@@ -88,7 +85,7 @@ impl Reader<'_> {
                 "" => name.get_ref().to_string(),
                 section => format!("{section}.{}", name.get_ref()),
             };
-            if section.is_empty() && Key::is_section(&full) {
+            if Key::is_section(&full) {
                 match value.get_ref() {
                     DeValue::Table(inner) => self.section(&full, inner, into, problems),
                     other => problems.push((at, self.wrong_kind(at, full, "a section".into(), found(other)))),

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::settings::{Limits, Timing};
+use super::settings::{Healing, Limits, Timing};
 
 /// What a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +75,8 @@ keys! {
     Founders "founders" Whole None;
     /// `auto`, `server` or `agent`.
     Role "role" Text text("auto");
+    /// The failure domain that this machine stands in.
+    Zone "zone" Text None;
     /// `auto` or `never`.
     Founding "founding" Text text("auto");
     /// Where to look for peers.
@@ -91,6 +93,10 @@ keys! {
     Interface "interface" Text None;
     /// UDP port of gossip.
     GossipPort "gossip-port" Whole whole(7846);
+    /// Where the metrics are read.
+    MetricsListen "metrics-listen" Text text("127.0.0.1:7847");
+    /// Who may read them.
+    MetricsAccess "metrics-access" Text text("loopback");
     /// Durable state.
     StateDir "state-dir" Text text("/var/lib/muster");
     /// State of this boot.
@@ -143,12 +149,88 @@ keys! {
     HostMaxClockOffsetMs "host.max-clock-offset-ms" Whole whole(Limits::default().max_clock_offset_ms);
     /// Addresses of an API that must not answer when a cluster is founded.
     ApiAddresses "api.addresses" List list(&[]);
+    /// Names in the DNS.
+    DiscoveryDnsNames "discovery.dns.names" List list(&[]);
+    /// Name servers instead of the machine's own.
+    DiscoveryDnsServers "discovery.dns.servers" List list(&[]);
+    /// Networks that are swept; the local one where nothing else says where peers are.
+    DiscoverySweepNetworks "discovery.sweep.networks" List None;
+    /// Probes in a second.
+    DiscoverySweepRate "discovery.sweep.rate" Whole whole(450);
+    /// Multicast DNS, on or off.
+    DiscoveryMdns "discovery.mdns" Text text("off");
+    /// A program that prints addresses, and its arguments.
+    DiscoveryExecCommand "discovery.exec.command" List list(&[]);
+    /// How long it may run.
+    DiscoveryExecTimeoutMs "discovery.exec.timeout-ms" Whole whole(5_000);
+    /// A file with addresses.
+    DiscoveryFile "discovery.file" Text None;
+    /// Machines of EC2.
+    DiscoveryAwsFind "discovery.aws.find" Text None;
+    /// Its region instead of this machine's.
+    DiscoveryAwsRegion "discovery.aws.region" Text None;
+    /// Base URL of its API.
+    DiscoveryAwsEndpoint "discovery.aws.endpoint" Text None;
+    /// Base URL of its metadata service.
+    DiscoveryAwsMetadata "discovery.aws.metadata" Text None;
+    /// Machines of Google Compute Engine.
+    DiscoveryGcpFind "discovery.gcp.find" Text None;
+    /// Base URL of its API.
+    DiscoveryGcpEndpoint "discovery.gcp.endpoint" Text None;
+    /// Base URL of its metadata service.
+    DiscoveryGcpMetadata "discovery.gcp.metadata" Text None;
+    /// Machines of Azure.
+    DiscoveryAzureFind "discovery.azure.find" Text None;
+    /// Base URL of its API.
+    DiscoveryAzureEndpoint "discovery.azure.endpoint" Text None;
+    /// Base URL of its metadata service.
+    DiscoveryAzureMetadata "discovery.azure.metadata" Text None;
+    /// Machines of Hetzner Cloud.
+    DiscoveryHetznerFind "discovery.hetzner.find" Text None;
+    /// File with the token of its API.
+    DiscoveryHetznerTokenFile "discovery.hetzner.token-file" Text None;
+    /// Base URL of its API.
+    DiscoveryHetznerEndpoint "discovery.hetzner.endpoint" Text None;
+    /// Base URL of its metadata service.
+    DiscoveryHetznerMetadata "discovery.hetzner.metadata" Text None;
+    /// Machines of an OpenStack.
+    DiscoveryOpenstackFind "discovery.openstack.find" Text None;
+    /// Base URL of its identity service.
+    DiscoveryOpenstackAuthUrl "discovery.openstack.auth-url" Text None;
+    /// Id of an application credential.
+    DiscoveryOpenstackCredentialId "discovery.openstack.credential-id" Text None;
+    /// File with its secret.
+    DiscoveryOpenstackSecretFile "discovery.openstack.secret-file" Text None;
+    /// Region in the catalogue, when there are several.
+    DiscoveryOpenstackRegion "discovery.openstack.region" Text None;
+    /// Base URL of its metadata service.
+    DiscoveryOpenstackMetadata "discovery.openstack.metadata" Text None;
+    /// Machines of DigitalOcean.
+    DiscoveryDigitaloceanFind "discovery.digitalocean.find" Text None;
+    /// File with the token of its API.
+    DiscoveryDigitaloceanTokenFile "discovery.digitalocean.token-file" Text None;
+    /// Base URL of its API.
+    DiscoveryDigitaloceanEndpoint "discovery.digitalocean.endpoint" Text None;
+    /// Base URL of its metadata service.
+    DiscoveryDigitaloceanMetadata "discovery.digitalocean.metadata" Text None;
     /// Gossip interval.
     GossipIntervalMs "timing.gossip-interval-ms" Whole whole(Timing::default().gossip_interval_ms);
     /// How long the view must be unchanged.
     SettleMs "timing.settle-ms" Whole whole(Timing::default().settle_ms);
     /// How long a nominee may take.
     NomineePatienceMs "timing.nominee-patience-ms" Whole whole(Timing::default().nominee_patience_ms);
+    /// Labels that servers are to have.
+    LabelsServer "labels.on-servers" List list(&[]);
+    /// Labels that agents are to have.
+    LabelsAgent "labels.on-agents" List list(&[]);
+    /// Whether dead servers are replaced.
+    HealingMode "healing.mode" Text text("auto");
+    /// How long a server must have been dead before it is replaced.
+    HealingGraceS "healing.grace-s" Whole whole(Healing::default().grace.as_secs());
+    /// How long a promoted machine may take.
+    HealingPatienceS "healing.patience-s" Whole whole(Healing::default().patience.as_secs());
+    /// How long pods may take to move away.
+    HealingDrainS "healing.drain-s" Whole whole(Healing::default().drain.as_secs());
 }
 
 impl Key {
@@ -170,12 +252,21 @@ impl Key {
     /// Whether it names a file that holds a secret. Somebody will put the secret itself there: a value that is no path is
     /// never shown.
     pub(super) fn names_secret_file(self) -> bool {
-        matches!(self, Key::TokenFile | Key::PreviousTokenFile | Key::K3sTokenFile | Key::K3sAgentTokenFile)
+        matches!(
+            self,
+            Key::TokenFile
+                | Key::PreviousTokenFile
+                | Key::K3sTokenFile
+                | Key::K3sAgentTokenFile
+                | Key::DiscoveryHetznerTokenFile
+                | Key::DiscoveryOpenstackSecretFile
+                | Key::DiscoveryDigitaloceanTokenFile
+        )
     }
 
     /// Whether this is the name of a section.
     pub(super) fn is_section(name: &str) -> bool {
-        Key::ALL.iter().any(|key| key.name().split_once('.').is_some_and(|(section, _)| section == name))
+        Key::ALL.iter().any(|key| key.name().strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
     }
 
     /// What the writer of an unknown key probably meant: the right key in another section, or the nearest name.
@@ -197,7 +288,7 @@ impl Key {
     }
 }
 
-const SECTIONS: [&str; 4] = ["k3s", "host", "api", "timing"];
+const SECTIONS: [&str; 7] = ["k3s", "host", "api", "discovery", "timing", "labels", "healing"];
 
 fn text(value: &str) -> Option<Value> {
     Some(Value::Text(value.to_owned()))

@@ -11,12 +11,9 @@ use super::merge::Merged;
 use super::problem::{ConfigError, ConfigErrors};
 use super::settings::Settings;
 use super::show::{Shown, shown, token_row};
-use super::sources::{Env, Flags, Places, TokenText, keep_token, read_token};
+use super::sources::{CREDENTIAL, Env, Flags, Places, TokenText, keep_token, read_token};
 use crate::core::Secret;
 use crate::identity::token::{self, K3sUser, TokenError};
-
-/// Name of the systemd credential that holds the cluster token.
-const CREDENTIAL: &str = "muster.token";
 
 /// Where the cluster token came from: the name of the source, never its content.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -245,6 +245,25 @@ fn the_token_comes_from_the_first_source_that_is_given() {
 }
 
 #[test]
+fn a_command_finds_the_credential_that_the_unit_would_be_given() {
+    let root = Root::new();
+    root.put("/etc/muster/muster.toml", "");
+    let token = |env: Env| {
+        let loaded = load(root.0.path(), &env.with_credentials_of_the_unit(root.0.path()), &Flags::default());
+        loaded.ok().map(|loaded| loaded.settings.token.expose().to_owned())
+    };
+    let other = |of: &str| format!("{of}-0123456789abcdef");
+    assert_eq!(token(Env::default()), None);
+    root.put("/etc/credstore/muster.token", &other("store"));
+    assert_eq!(token(Env::default()), Some(other("store")));
+    root.put("/run/credentials/@system/muster.token", &other("system"));
+    assert_eq!(token(Env::default()), Some(other("system")));
+    root.put("/run/credentials/muster/muster.token", &other("unit"));
+    let own = Env::of(&[("CREDENTIALS_DIRECTORY", "/run/credentials/muster")]);
+    assert_eq!(token(own), Some(other("unit")));
+}
+
+#[test]
 fn a_token_that_is_given_and_wrong_is_refused_and_never_passed_over() {
     let root = Root::new();
     root.put("/etc/muster/muster.toml", TOKEN_FILE);
@@ -477,4 +496,41 @@ proptest! {
         let shown_env = format!("{:?}", Env::of(&env));
         prop_assert!(!shown_env.contains(&token));
     }
+}
+
+#[test]
+fn the_kernels_command_line_lies_over_files_and_beneath_the_environment() {
+    let root = Root::with_token();
+    root.put("/etc/muster/muster.toml", "servers = 1\ntoken-file = \"/etc/muster/token\"\n");
+    root.put("/run/muster/conf.d/10.toml", "servers = 3\nseeds = [\"10.0.0.9\"]\n");
+    root.put(
+        "/proc/cmdline",
+        "quiet muster.servers=5 muster.seeds=10.0.0.1,10.0.0.2 muster.cluster=booted\n",
+    );
+    let loaded = root
+        .load(&[("MUSTER_CLUSTER", "env")], &Flags::default())
+        .unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!((loaded.settings.servers, loaded.settings.seeds.len()), (5, 2));
+    assert_eq!(loaded.settings.cluster, "env");
+    assert_eq!(row(&loaded.shown, "servers").origin, "kernel parameter muster.servers");
+    // In a container it is the command line of the machine outside.
+    root.put("/run/systemd/container", "systemd-nspawn\n");
+    assert_eq!(root.loaded().settings.servers, 3);
+}
+
+#[test]
+fn a_secret_or_a_slip_on_the_kernels_command_line_is_refused() {
+    let root = Root::with_token();
+    root.put("/proc/cmdline", &format!("muster.token={TOKEN} muster.sevrers=3\n"));
+    let said = root.refused().join("\n");
+    assert!(said.contains("kernel parameter muster.token: a secret does not belong there"), "{said}");
+    assert!(said.contains("did you mean `servers`?") && !said.contains(TOKEN), "{said}");
+    // What the command line leads to is a file like any other once it is there.
+    root.put("/proc/cmdline", "muster.token-url=http://10.0.0.1/token muster.seeds=10.0.0.1\n");
+    assert!(
+        root.refused()[0]
+            .contains("token-file = /run/muster/kernel-token (kernel parameter muster.token-url)")
+    );
+    root.put("/run/muster/kernel-token", TOKEN);
+    assert_eq!(root.loaded().token_source, TokenSource::File("/run/muster/kernel-token".into()));
 }

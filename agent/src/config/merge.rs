@@ -17,6 +17,8 @@ pub enum Origin {
         /// The line of the key, counted from 1.
         line: usize,
     },
+    /// A parameter on the kernel's command line.
+    Kernel(String),
     /// An environment variable.
     Environment(String),
     /// A flag of the command line.
@@ -29,6 +31,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Origin::Kernel(name) => write!(f, "kernel parameter {name}"),
             Origin::Environment(name) => write!(f, "environment {name}"),
             Origin::Flag(name) => write!(f, "flag {name}"),
             Origin::Default => f.write_str("default"),

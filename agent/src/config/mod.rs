@@ -1,7 +1,7 @@
 //! Configuration: TOML drop-ins, environment and flags, merged with the origin of every value, checked into [`Settings`].
 //!
 //! ```text
-//! /usr/lib/muster/conf.d < /etc/muster/muster.toml < /etc/muster/conf.d < /run/muster/conf.d < MUSTER_* < flags
+//! /usr/lib/muster/conf.d < /etc/muster/muster.toml < /etc/muster/conf.d < /run/muster/conf.d < kernel < MUSTER_* < flags
 //!      fragment.rs ------------------> merge.rs (value + origin) ----------> check.rs --> Settings
 //!                                           |
 //!                                           +--> show.rs: `muster config show`, secrets masked
@@ -17,23 +17,34 @@
 //! agent that is running parks with that reason and loads again when the [`Fingerprint`] has changed.
 
 mod check;
+mod discovery;
 mod fingerprint;
 mod fragment;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod kernel;
 mod keys;
 mod load;
 mod merge;
 mod names;
+mod networks;
 mod problem;
 mod settings;
 mod show;
 mod sources;
 
+pub use discovery::{
+    CloudKind, CloudSettings, DiscoverySettings, DnsSettings, ExecSettings, Find, Network, SweepNetwork,
+    SweepSettings,
+};
 pub use fingerprint::Fingerprint;
+pub use kernel::{BootUrl, ToFetch};
 pub use load::{Loaded, TokenSource, load, load_making_token};
 pub use merge::Origin;
 pub use problem::{ConfigError, ConfigErrors};
-pub use settings::{FoundingMode, HostSettings, K3sSettings, Limits, Seed, Settings, Source, Timing};
+pub use settings::{
+    FoundingMode, Healing, HealingMode, HostSettings, K3sSettings, Limits, Seed, Settings, Source, Timing,
+};
 pub use show::{Shown, table};
-pub use sources::{Env, Flags};
+pub use sources::{Env, Flags, to_fetch};
+pub(crate) use sources::{TokenText, read_token};

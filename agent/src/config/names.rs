@@ -102,7 +102,7 @@ pub(super) fn interface(text: &str) -> Result<String, String> {
 }
 
 /// The address of this node.
-pub(super) fn node_ip(text: &str) -> Result<IpAddr, String> {
+fn node_ip(text: &str) -> Result<IpAddr, String> {
     let ip: IpAddr = text.parse().map_err(|_| "not an IPv4 or IPv6 address".to_owned())?;
     let ip = ip.to_canonical();
     let kind = match ip {
@@ -115,15 +115,30 @@ pub(super) fn node_ip(text: &str) -> Result<IpAddr, String> {
     Err(format!("{kind} cannot be this node's: other nodes must reach it there"))
 }
 
+/// One address of this node, or one of IPv4 and one of IPv6 with a comma between them.
+pub(super) fn node_ips(text: &str) -> Result<Vec<IpAddr>, String> {
+    let ips: Vec<IpAddr> = text.split(',').map(|part| node_ip(part.trim())).collect::<Result<_, _>>()?;
+    match ips.as_slice() {
+        [_] => Ok(ips),
+        [one, two] if one.is_ipv4() != two.is_ipv4() => Ok(ips),
+        _ => Err("allowed are one address, or one of IPv4 and one of IPv6".into()),
+    }
+}
+
+/// The word for an address family.
+pub(super) fn family(is_ipv4: bool) -> &'static str {
+    if is_ipv4 { "IPv4" } else { "IPv6" }
+}
+
 /// A network: address and prefix length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Network {
-    ip: IpAddr,
-    prefix: u8,
+pub struct Network {
+    pub(super) ip: IpAddr,
+    pub(super) prefix: u8,
 }
 
 impl Network {
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (ip, prefix) = text.split_once('/').ok_or("a network is written as address/prefix length")?;
         let ip: IpAddr = ip.parse().map_err(|_| format!("`{ip}` is not an IPv4 or IPv6 address"))?;
         let bits = if ip.is_ipv4() { 32 } else { 128 };
@@ -153,17 +168,24 @@ impl Network {
         }
     }
 
-    fn first(self) -> IpAddr {
+    pub(super) fn first(self) -> IpAddr {
         self.masked(self.ip)
     }
 
     /// Whether the address lies in the network.
-    pub(super) fn contains(self, ip: IpAddr) -> bool {
+    #[must_use]
+    pub fn contains(self, ip: IpAddr) -> bool {
         ip.is_ipv4() == self.ip.is_ipv4() && self.masked(ip) == self.ip
     }
 
+    /// Whether it is one of IPv4.
+    pub(super) fn is_ipv4(self) -> bool {
+        self.ip.is_ipv4()
+    }
+
     /// Whether the two share an address.
-    pub(super) fn overlaps(self, other: Network) -> bool {
+    #[must_use]
+    pub fn overlaps(self, other: Network) -> bool {
         self.contains(other.ip) || other.contains(self.ip)
     }
 }
@@ -451,7 +473,7 @@ mod tests {
 
         #[test]
         fn no_reader_panics(text in "\\PC{0,40}") {
-            let _ = (seed(&text, 1), networks(&text), k3s_version(&text), source(&text), node_ip(&text));
+            let _ = (seed(&text, 1), networks(&text), k3s_version(&text), source(&text), node_ips(&text));
             let _ = (node_name(&text), cluster(&text), interface(&text), san(&text), masked_url(&text), host_row(&text));
             let _ = component(&text);
         }

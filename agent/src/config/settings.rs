@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use super::discovery::DiscoverySettings;
 use crate::core::Secret;
 use crate::founding::Parameters;
 use crate::gossip::WantedRole;
+use crate::heal::labels::Wanted;
 
 /// Keys of `server-config` that k3s compares between servers at their first join, or whose difference it documents as an error
 /// (`server.CriticalControlArgs`); those that have a setting of their own are compared there.
@@ -166,6 +169,42 @@ pub struct HostSettings {
     pub limits: Limits,
 }
 
+/// Whether this node heals the cluster's membership when it holds the Lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HealingMode {
+    /// It does.
+    #[default]
+    Auto,
+    /// It only says what is wrong.
+    Off,
+}
+
+/// How the membership is healed. What a machine does about itself alone is not bounded by this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Healing {
+    /// Whether it is.
+    pub mode: HealingMode,
+    /// How long a server must have been dead, by every witness, before it is replaced.
+    pub grace: Duration,
+    /// How long a promoted machine may take to become a server before another one is tried.
+    pub patience: Duration,
+    /// How long the pods of a machine that changes its role may take to move away.
+    pub drain: Duration,
+}
+
+impl Default for Healing {
+    /// Kubernetes moves pods away from a silent node after five minutes; so long a reboot may take. A k3s that joins needs one to
+    /// two minutes on a slow disk.
+    fn default() -> Self {
+        Self {
+            mode: HealingMode::Auto,
+            grace: Duration::from_secs(300),
+            patience: Duration::from_secs(300),
+            drain: Duration::from_secs(60),
+        }
+    }
+}
+
 /// Everything the agent was told, checked.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -177,23 +216,29 @@ pub struct Settings {
     pub founders: usize,
     /// Wanted role.
     pub role: WantedRole,
+    /// The failure domain of this machine, when it is told; else a cloud's metadata may know it.
+    pub zone: Option<String>,
     /// Whether this node may found.
     pub founding: FoundingMode,
     /// Where to look for peers.
     pub seeds: Vec<Seed>,
+    /// Where else.
+    pub discovery: DiscoverySettings,
     /// The cluster token.
     pub token: Secret,
     /// The cluster token that is being replaced: its key opens datagrams and seals none.
     pub previous_token: Option<Secret>,
     /// Node name, when not the host name.
     pub node_name: Option<String>,
-    /// Node address, when not that of the default route.
-    pub node_ip: Option<IpAddr>,
+    /// Node addresses, the first of the family of the first pod network; empty when they are chosen.
+    pub node_ips: Vec<IpAddr>,
     /// Interface to take the node address from.
     pub interface: Option<String>,
     /// UDP port of gossip.
     pub gossip_port: u16,
-    /// Durable state: the ledger and the host journal.
+    /// Where the metrics are read over plain HTTP; none when they are off.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Durable state: the ledger, the decision log and the host journal.
     pub state_dir: PathBuf,
     /// State of this boot: the status file.
     pub run_dir: PathBuf,
@@ -205,9 +250,19 @@ pub struct Settings {
     pub api_addresses: Vec<String>,
     /// Pace.
     pub timing: Timing,
+    /// Healing of the membership.
+    pub healing: Healing,
+    /// Labels that the healer sets on Nodes.
+    pub labels: Wanted,
 }
 
 impl Settings {
+    /// Whether this node is told to look for others, by seeds or in any other way.
+    #[must_use]
+    pub fn looks_for_peers(&self) -> bool {
+        !self.seeds.is_empty() || self.discovery.looks()
+    }
+
     /// The values that every node must share: compared before any vote, hashed on the certificate.
     #[must_use]
     pub fn parameters(&self) -> Parameters {

@@ -10,11 +10,15 @@ use zeroize::Zeroizing;
 
 use super::fingerprint::{Fingerprint, is_drop_in};
 use super::fragment::{self, inline_secret, unknown_hint};
+use super::kernel::{self, CommandLine, ToFetch};
 use super::keys::{Key, Kind, Value};
 use super::merge::{Merged, Origin};
 use super::problem::ConfigError;
 use crate::core::{Known, Secret};
 use crate::edge::fs;
+
+/// Name of the systemd credential that holds the cluster token.
+pub(super) const CREDENTIAL: &str = "muster.token";
 
 /// Variables of the agent's environment that set no key.
 const OTHER_VARIABLES: [&str; 4] = ["MUSTER_TOKEN", "MUSTER_CONFIG_DIR", "MUSTER_LOG", "MUSTER_OUTPUT"];
@@ -55,6 +59,17 @@ impl Env {
             env.take((*name).to_owned(), (*value).to_owned());
         }
         env
+    }
+
+    /// The same with the token that systemd would hand to the unit, for a command that is not the unit: the system's credential
+    /// first, then the file in the credential store.
+    #[must_use]
+    pub fn with_credentials_of_the_unit(mut self, root: &Path) -> Self {
+        let places = ["/run/credentials/@system", "/etc/credstore"];
+        let file = |place: &str| root.join(place.trim_start_matches('/')).join(CREDENTIAL);
+        let given = places.into_iter().find(|place| !fs::known_there(&file(place)).is_absent());
+        self.credentials = self.credentials.or_else(|| given.map(PathBuf::from));
+        self
     }
 
     fn take(&mut self, name: String, value: String) {
@@ -222,6 +237,23 @@ impl Places {
         files
     }
 
+    /// What the kernel's command line says; nothing in a container, where it is that of the machine outside, and nothing where there
+    /// is no `/proc`.
+    fn command_line(&self) -> Result<CommandLine, ConfigError> {
+        let path = self.beneath(Path::new(kernel::COMMAND_LINE));
+        if fs::known_there(&self.beneath(Path::new(kernel::CONTAINER))).yes().is_some() {
+            return Ok(CommandLine::default());
+        }
+        match fs::read(&path) {
+            // Bytes that are no text are some other parameter's.
+            Ok(bytes) => Ok(CommandLine::parse(&String::from_utf8_lossy(&bytes.unwrap_or_default()))),
+            Err(error) => Err(ConfigError::Unreadable {
+                path: kernel::COMMAND_LINE.into(),
+                source: io::Error::new(error.io().kind(), error.io().to_string()),
+            }),
+        }
+    }
+
     /// Everything that is set, over the defaults; and the first problem of each file and of the environment.
     pub(super) fn merge(&self, env: &Env, flags: &Flags) -> (Merged, Vec<ConfigError>) {
         let mut merged = Merged::defaults();
@@ -240,12 +272,29 @@ impl Places {
                 }),
             }
         }
+        match self.command_line() {
+            Ok(line) => {
+                problems.extend(line.problems);
+                for (key, value, origin) in line.values {
+                    merged.set(key, value, origin);
+                }
+            }
+            Err(problem) => problems.push(problem),
+        }
         lay_environment(&mut merged, env, &mut problems);
         for (key, value) in flags.values() {
             merged.set(key, value, Origin::Flag(key.flag()));
         }
         (merged, problems)
     }
+}
+
+/// What the kernel's command line asks to be fetched before the configuration is read. What is wrong with the line is told when the
+/// configuration is read.
+#[must_use]
+pub fn to_fetch(root: &Path) -> Vec<ToFetch> {
+    let line = Places::of(root, &Env::default(), &Flags::default()).command_line();
+    line.map(|line| ToFetch::of(&line)).unwrap_or_default()
 }
 
 fn lay_environment(merged: &mut Merged, env: &Env, problems: &mut Vec<ConfigError>) {
@@ -302,7 +351,7 @@ fn unknown_variable(name: &str, place: Origin) -> ConfigError {
 }
 
 /// What a file with a token holds.
-pub(super) enum TokenText {
+pub(crate) enum TokenText {
     Absent,
     Unreadable(io::Error),
     /// Everybody can read or replace it: not read.
@@ -311,7 +360,7 @@ pub(super) enum TokenText {
 }
 
 /// Reads a file that holds a secret: a regular file that not every user can read or replace, judged on the file that is open.
-pub(super) fn read_token(path: &Path) -> TokenText {
+pub(crate) fn read_token(path: &Path) -> TokenText {
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
     // Without O_NONBLOCK a pipe in the place of the file would hold the agent for ever.
     let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);

@@ -35,6 +35,10 @@ pub(super) fn parked(seen: &Observed, settings: &Settings) -> Option<Plan> {
         return Some(waits(Phase::Parked, Why::new("identity-cloned", detail, next), STEADY));
     }
     let newcomer = matches!(record.data, Data::None);
+    if let (true, Some(leave)) = (newcomer, &seen.heal.leave) {
+        let next = "it stays out until that is taken back: muster leave --cancel";
+        return Some(waits(Phase::Parked, Why::new("left-cluster", leave.reason.clone(), next), STEADY));
+    }
     let namesake = claims_live(seen).find(|c| c.name == seen.node.name && c.address != seen.node.address);
     if let (true, Some(other)) = (newcomer, namesake) {
         let detail = format!("{} at {} has the same name as this node", other.name, other.address);
@@ -78,7 +82,9 @@ pub(super) fn settled_by_others(seen: &Observed) -> Option<Plan> {
         let next = "nothing is annulled while a server of it is live";
         return Some(waits(Phase::Degraded, Why::new("annulment-refused", detail, next), WAITING));
     }
-    if let Some(annulment) = said.filter(|annulment| annulment.era >= record.era).or(asked) {
+    // No era follows the last one there can be: whoever claims its end would have it written anew with every look.
+    let ends = |annulment: &Annulment| (record.era..u64::MAX).contains(&annulment.era);
+    if let Some(annulment) = said.filter(ends).or(asked) {
         if let Some(cluster) = in_use(seen) {
             let detail = format!(
                 "era {} was annulled by {}, and cluster {cluster} is in use here",
@@ -164,6 +170,8 @@ fn discarding(seen: &Observed, reason: &str) -> Plan {
     if gone {
         let mut next = Record::clone(&seen.record);
         next.data = Data::None;
+        // Where this machine voted is over, too: it may vote again at another address.
+        next.voters.clear();
         next.discarded = next.discarded.saturating_add(1);
         return commits(Phase::Joining, why("provisional-discarded"), next);
     }

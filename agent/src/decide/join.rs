@@ -1,19 +1,16 @@
 //! With a certificate: take a role, join one at a time, serve, and say what is missing.
 
-use std::net::IpAddr;
-use std::time::Duration;
-
+use super::heal;
 use super::roles::{self, Choice};
+use super::way;
 use super::{Act, K3sWanted, Observed, Plan, SOON, STEADY, WAITING, acts, commits, waits};
 use crate::config::Settings;
 use crate::core::{Known, Phase, Why};
 use crate::decide::{Binary, UnitSeen};
 use crate::founding::Certificate;
 use crate::gossip::{Role, WantedRole};
+use crate::heal::quorum::{self, Change};
 use crate::ledger::{Data, Record};
-
-/// For how long nothing has changed among the others before a k3s on its way in is called back from a server that is gone.
-const LEFT: Duration = Duration::from_secs(60);
 
 pub(super) fn decide(seen: &Observed, settings: &Settings, certificate: &Certificate) -> Plan {
     match &seen.record.data {
@@ -27,8 +24,13 @@ pub(super) fn decide(seen: &Observed, settings: &Settings, certificate: &Certifi
                 format!("its data is of cluster {}, which is not the one that was chosen", cluster.short()),
             )
         }
-        Data::Joining { role, .. } => joining(seen, *role, certificate),
+        Data::Joining { role, .. } => joining(seen, settings, *role, certificate),
         Data::Member { role, .. } => member(seen, settings, *role, certificate),
+        // Handled before, as what parks is; kept for the moment at which something else stands in its way.
+        Data::Recovering { number, .. } => {
+            let detail = format!("recovery {number} waits");
+            waits(Phase::Degraded, Why::new("recovering", detail, "goes on by itself"), WAITING)
+        }
         // Handled before: kept so that a new state cannot be forgotten here.
         Data::Discarding { reason } => {
             waits(Phase::Joining, Why::new("discarding", reason.clone(), ""), SOON)
@@ -113,7 +115,7 @@ fn newcomer(seen: &Observed, settings: &Settings, certificate: &Certificate) -> 
                 let why = Why::new("asking-members", detail, "the role follows from the answer");
                 acts(Phase::Joining, why, vec![step], WAITING)
             }
-            None => waits(Phase::Joining, no_server(seen, certificate), WAITING),
+            None => waits(Phase::Joining, way::no_server(seen, certificate), WAITING),
         },
         Choice::Wait(why) => {
             let step = roles::target(seen, certificate)
@@ -139,14 +141,31 @@ fn not_ready_to_run(seen: &Observed) -> Option<Plan> {
 }
 
 /// A node on its way in: nothing is started before a live server of this very cluster has been seen.
-fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
+fn joining(seen: &Observed, settings: &Settings, role: Role, certificate: &Certificate) -> Plan {
     if let Some(plan) = not_ready_to_run(seen) {
+        return plan;
+    }
+    // A machine that changes its role stops the old one first; what runs in its pods goes on under containerd.
+    let other = if role == Role::Server { Role::Agent } else { Role::Server };
+    if matches!(unit_of(seen, other), Known::Yes(UnitSeen::Active | UnitSeen::Starting)) {
+        let detail = "k3s stops in its old role before it starts in the new one";
+        let step = vec![Act::Retire { role: other }];
+        return acts(Phase::Joining, Why::new("changing-role", detail, "goes on by itself"), step, SOON);
+    }
+    if seen.heal.leave.is_some() {
+        return discard(seen, "asked to leave while it was on its way in".to_owned());
+    }
+    if role == Role::Server
+        && let Some(plan) =
+            heal::removed(seen, certificate).or_else(|| heal::superfluous(seen, settings, certificate))
+    {
         return plan;
     }
     if is_ready(seen, role) {
         let mut next = Record::clone(&seen.record);
         next.data = Data::Member { role, cluster: certificate.cluster_id.clone() };
         next.served = true;
+        next.fold = None;
         return commits(
             Phase::Joining,
             Why::new("joined", "this node is in the cluster and Ready", "it serves"),
@@ -155,13 +174,17 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
     }
     let unit = unit_of(seen, role);
     let running = matches!(unit, Known::Yes(UnitSeen::Active | UnitSeen::Starting));
-    let left = running && is_left(seen, role, certificate);
+    let left = running && way::is_left(seen, role, certificate);
     if running && seen.k3s.trouble.is_empty() && !left {
-        let mut plan = waits(Phase::Joining, starting(seen, role), SOON);
+        let steps = heal::asks(seen, certificate).into_iter().collect();
+        let mut plan = acts(Phase::Joining, starting(seen, role), steps, SOON);
         if roles::target(seen, certificate).is_none() {
-            plan.why.insert(0, no_server(seen, certificate));
+            plan.why.insert(0, way::no_server(seen, certificate));
         }
         return plan;
+    }
+    if left {
+        return acts(Phase::Joining, way::gone(seen), vec![Act::Stop { role }], SOON);
     }
     if let Known::Yes(ca) = &seen.k3s.disk_ca
         && *ca != certificate.ca_hash
@@ -179,7 +202,7 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
     }
     // While no server can take anybody in, that is the fact that blocks, and not the order of those who wait.
     let Some(server) = roles::target(seen, certificate) else {
-        let mut plan = waits(Phase::Joining, no_server(seen, certificate), WAITING);
+        let mut plan = waits(Phase::Joining, way::no_server(seen, certificate), WAITING);
         plan.why.extend(seen.k3s.trouble.iter().cloned());
         return plan;
     };
@@ -219,9 +242,7 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
             let wanted =
                 K3sWanted::InCluster { role, server: Some(server.address), ca: certificate.ca_hash.clone() };
             let mut steps = vec![Act::Configure { wanted }];
-            if left {
-                steps.push(Act::Stop { role });
-            } else if !running {
+            if !running {
                 steps.push(Act::Start { role });
             }
             acts(Phase::Joining, starting(seen, role), steps, SOON)
@@ -253,24 +274,6 @@ fn joining(seen: &Observed, role: Role, certificate: &Certificate) -> Plan {
     plan
 }
 
-/// Whether k3s is on its way in through a server that is not one any more, while there is another: it would wait there for ever.
-fn is_left(seen: &Observed, role: Role, certificate: &Certificate) -> bool {
-    let data = if role == Role::Server { &seen.k3s.server_data } else { &seen.k3s.agent_data };
-    let Known::Yes(through) = &seen.k3s.configured_server else { return false };
-    // A server that is joining itself is not the one that was asked: whoever takes newcomers in has joined long ago.
-    let is_there = |peer: &crate::gossip::Peer| {
-        let claim = &peer.claim;
-        peer.live && claim.address == *through && claim.role == Role::Server && claim.phase != Phase::Joining
-    };
-    // A server that is only out of sight for seconds is waited for: k3s that is stopped between its request to become a learner
-    // and its first start as one leaves a learner behind, which holds up all others until etcd's leader removes it.
-    let for_long = seen.now.saturating_sub(seen.watch.settled_since) >= LEFT;
-    for_long
-        && data.is_absent()
-        && !seen.peers.peers.values().any(is_there)
-        && roles::target(seen, certificate).is_some()
-}
-
 /// A member: keeps its configuration such that it can only ever join, keeps its unit enabled, and tells whether it serves.
 fn member(seen: &Observed, settings: &Settings, role: Role, certificate: &Certificate) -> Plan {
     // What runs already needs neither the binary's source nor a prepared host.
@@ -278,22 +281,58 @@ fn member(seen: &Observed, settings: &Settings, role: Role, certificate: &Certif
     if let (false, Some(plan)) = (running, not_ready_to_run(seen)) {
         return plan;
     }
-    if role == Role::Server && seen.k3s.server_data.is_absent() {
+    // Without etcd's log a server has lost its data, whatever k3s has made anew beside it meanwhile.
+    let lost = seen.k3s.server_data.is_absent() || seen.heal.wal.is_absent();
+    if role == Role::Server && lost && seen.k3s.voter != Known::Yes(true) {
+        // While nobody serves, nobody can take it in again, and a disk that is mounted late would be given up for nothing.
+        if roles::target(seen, certificate).is_none() {
+            let detail = "this server's k3s data is not on the disk, and no server that serves is in sight";
+            let next = "waits for the data or for a server; if its disk is mounted by hand, mount it";
+            return waits(Phase::Degraded, Why::new("data-missing", detail, next), WAITING);
+        }
         return discard(seen, "its k3s data is gone from the disk".to_owned());
     }
+    if role == Role::Agent && seen.k3s.agent_data.is_absent() && !is_ready(seen, role) {
+        // Without data its k3s knows one server alone, and waits for that one for ever: it joins as at first, through one that lives.
+        let mut next = Record::clone(&seen.record);
+        next.data = Data::Joining { role, cluster: certificate.cluster_id.clone() };
+        let why =
+            Why::new("joining-again", "its k3s data is gone from the disk", "it joins again as an agent");
+        return commits(Phase::Joining, why, next);
+    }
+    if let Some(plan) = way::cut_off(seen, role, running, certificate) {
+        return plan;
+    }
+    let mut refused = None;
+    match heal::leaves(seen, role, certificate) {
+        Some(Ok(plan)) => return plan,
+        Some(Err(why)) => refused = Some(why),
+        None => {}
+    }
+    let amiss = match role {
+        Role::Server => heal::removed(seen, certificate),
+        Role::Agent => heal::promoted(seen, settings, certificate),
+        Role::Undecided => None,
+    };
+    if let Some(plan) = amiss {
+        return plan;
+    }
     let ca = certificate.ca_hash.clone();
-    let wanted = K3sWanted::InCluster { role, server: lasting_server(seen, certificate), ca };
+    let wanted = K3sWanted::InCluster { role, server: way::lasting_server(seen, certificate), ca };
     let mut steps = vec![Act::Configure { wanted }, Act::Enable { role }];
     if matches!(unit_of(seen, role), Known::Yes(UnitSeen::Inactive | UnitSeen::Failed)) {
         steps.push(Act::Start { role });
     }
+    let split = if role == Role::Server { heal::split(seen, certificate) } else { None };
+    let mut newcomers_node = None;
     if role == Role::Server
+        && split.is_none()
         && let Known::Yes(members) = &seen.k3s.members
         && let Some((newcomer, seen_dead)) = roles::reimaged(seen)
     {
-        let voters = live_voters(seen);
-        if roles::removal_keeps_quorum(members, &newcomer.name, voters) {
-            steps.push(Act::RemoveNode {
+        let change = Change::RemoveDead(&newcomer.name);
+        if quorum::allows(members, &heal::alive(seen, certificate), &change).is_ok() {
+            newcomers_node = Some(Act::RemoveNode {
                 name: newcomer.name.clone(),
                 address: newcomer.address,
                 by: newcomer.owner.clone(),
@@ -311,7 +350,23 @@ fn member(seen: &Observed, settings: &Settings, role: Role, certificate: &Certif
                 next,
             );
         }
+        if let Some(why) = split {
+            // Not `serving`: whoever looks, and whatever counts on this machine, must see it.
+            let mut plan = waits(Phase::Degraded, why, STEADY);
+            plan.why.push(serving(settings, role));
+            plan.why.extend(refused);
+            return plan;
+        }
+        let voters = (role == Role::Server).then(|| heal::voters_changed(seen)).flatten();
         let mut plan = acts(Phase::Serving, serving(settings, role), steps, STEADY);
+        plan.commit = voters.map(|voters| Box::new(Record { voters, ..Record::clone(&seen.record) }));
+        if role == Role::Server {
+            heal::cluster(seen, settings, certificate, &mut plan);
+        }
+        heal::renews(seen, role, certificate, &mut plan);
+        // Last: its guard may refuse for as long as that machine asks, and no other step waits for that.
+        plan.acts.extend(newcomers_node);
+        plan.why.extend(refused);
         if settings.role == WantedRole::Server && role == Role::Agent {
             let detail = format!("role = \"server\", and {} servers are wanted and there", settings.servers);
             plan.why.push(Why::new("servers-full", detail, "this node serves as an agent"));
@@ -323,43 +378,15 @@ fn member(seen: &Observed, settings: &Settings, role: Role, certificate: &Certif
         (false, true) => Phase::Founding,
         (false, false) => Phase::Joining,
     };
+    steps.extend(newcomers_node);
+    steps.extend(heal::asks(seen, certificate));
     let mut plan = acts(phase, starting(seen, role), steps, SOON);
+    // The fact that blocks stands first: a lost quorum explains everything else.
+    let lost = (role == Role::Server).then(|| heal::quorum_lost(seen)).flatten();
     let said = std::mem::take(&mut plan.why);
-    plan.why = seen.k3s.trouble.iter().cloned().chain(said).collect();
+    let first = lost.into_iter().chain(split);
+    plan.why = first.chain(seen.k3s.trouble.iter().cloned()).chain(said).chain(refused).collect();
     plan
-}
-
-/// The server to name in a member's configuration: kept while it is one, so that the file does not change with every claim.
-fn lasting_server(seen: &Observed, certificate: &Certificate) -> Option<IpAddr> {
-    let me = seen.node.address;
-    let is_server = |address: &IpAddr| {
-        seen.peers
-            .peers
-            .values()
-            .any(|peer| peer.claim.address == *address && peer.claim.role == Role::Server)
-    };
-    if let Known::Yes(address) = &seen.k3s.configured_server
-        && *address != me
-        && is_server(address)
-    {
-        return Some(*address);
-    }
-    if let Some(server) = roles::target(seen, certificate) {
-        return Some(server.address);
-    }
-    // Before the second server has joined, its address on the certificate's list is still better than none: a founder that is
-    // wiped then waits for it instead of standing alone.
-    let listed = certificate
-        .first_servers
-        .iter()
-        .filter_map(|id| seen.peers.peers.get(id))
-        .map(|peer| peer.claim.address);
-    listed.chain(seen.k3s.configured_server.yes().copied()).find(|address| *address != me)
-}
-
-fn live_voters(seen: &Observed) -> usize {
-    let others = seen.peers.peers.values().filter(|peer| peer.live && peer.claim.voter == Some(true)).count();
-    others + usize::from(seen.k3s.voter == Known::Yes(true))
 }
 
 fn unit_of(seen: &Observed, role: Role) -> &Known<UnitSeen> {
@@ -395,27 +422,4 @@ fn starting(seen: &Observed, role: Role) -> Why {
 fn serving(settings: &Settings, role: Role) -> Why {
     let word = if role == Role::Server { "server" } else { "agent" };
     Why::new("serving", format!("{word} of cluster {}", settings.cluster), "nothing to do")
-}
-
-/// Why there is no server to join through: its founder is silent, or starting.
-fn no_server(seen: &Observed, certificate: &Certificate) -> Why {
-    let founder = seen.peers.peers.get(&certificate.founder);
-    let name = &certificate.founder_name;
-    let address = certificate.founder_address;
-    match founder {
-        Some(peer) if peer.live => {
-            let detail = format!("{name} at {address} founded the cluster and is not ready yet");
-            Why::new("founder-starting", detail, "joins when its API is ready")
-        }
-        _ if certificate.founder == seen.node.id => Why::new(
-            "no-server-live",
-            "this node founded the cluster, its data is gone, and no other server is live",
-            "waits for one",
-        ),
-        _ => {
-            let detail = format!("the cluster was founded by {name} at {address}, which does not answer");
-            let next = "waits for it; only if that machine is gone for good and nobody has joined: muster founding annul";
-            Why::new("founder-silent", detail, next)
-        }
-    }
 }

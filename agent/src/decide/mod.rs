@@ -6,19 +6,25 @@
 //! ```
 
 mod fence;
+mod fold;
+mod heal;
 mod join;
 mod observed;
 mod plan;
+mod recover;
 mod roles;
 mod seek;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+mod way;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use heal::{REMOVED_FROM, says_removed};
 pub use observed::{
-    AnnulRequest, Binary, HostSeen, K3sSeen, MemberSeen, NodeFacts, Observed, UnitSeen, Watch,
+    AnnulRequest, Binary, DiscoverySeen, HostSeen, K3sSeen, MemberSeen, NodeFacts, Observed, SourceSeen,
+    UnitSeen, Watch,
 };
 pub use plan::{Act, K3sWanted, Plan};
 
@@ -37,7 +43,10 @@ const STEADY: Duration = Duration::from_secs(5);
 /// Decides what to do about what was seen.
 #[must_use]
 pub fn decide(seen: &Observed, settings: &Settings) -> Plan {
-    let mut plan = if let Some(plan) = fence::parked(seen, settings) {
+    let recovery = recover::decide(seen, settings);
+    let mut plan = if let Ok(Some(plan)) = &recovery {
+        plan.clone()
+    } else if let Some(plan) = fence::parked(seen, settings) {
         plan
     } else if let Some(plan) = fence::settled_by_others(seen) {
         plan
@@ -46,6 +55,10 @@ pub fn decide(seen: &Observed, settings: &Settings) -> Plan {
     } else {
         seek::decide(seen, settings)
     };
+    // What was asked for and is not done stands first; everything else goes on.
+    if let Err(refused) = recovery {
+        plan.why.insert(0, refused);
+    }
     remember(seen, &mut plan);
     plan.role = role_of(&seen.record);
     plan.eligible = plan.phase != Phase::Parked && may_vote(seen, settings);
@@ -110,9 +123,16 @@ fn may_vote(seen: &Observed, settings: &Settings) -> bool {
         && seen.host.blocks_server.is_empty()
 }
 
+/// The failure domain of this machine: as it was told, or as a cloud's metadata says; empty when neither is known. A name that cannot
+/// be a label's value is nobody's zone.
+pub(crate) fn zone<'a>(seen: &'a Observed, settings: &'a Settings) -> &'a str {
+    let found = || seen.discovery.zone.as_deref().filter(|zone| crate::heal::labels::zone(zone).is_ok());
+    settings.zone.as_deref().or_else(found).unwrap_or_default()
+}
+
 fn role_of(record: &Record) -> Role {
     match &record.data {
-        Data::Provisional { .. } => Role::Server,
+        Data::Provisional { .. } | Data::Recovering { .. } => Role::Server,
         Data::Joining { role, .. } | Data::Member { role, .. } => *role,
         Data::None | Data::Discarding { .. } => Role::Undecided,
     }

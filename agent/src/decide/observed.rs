@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::core::{CaHash, ClusterId, Known, NodeId, Why};
 use crate::founding::Shared;
 use crate::gossip::PeerView;
+use crate::heal::HealSeen;
 use crate::ledger::Record;
 
 /// A look at the world.
@@ -39,6 +40,65 @@ pub struct Observed {
     pub api: BTreeMap<String, Known<CaHash>>,
     /// k3s on this machine.
     pub k3s: K3sSeen,
+    /// What healing looks at.
+    pub heal: HealSeen,
+    /// What the sources of peers said, and what they know for certain.
+    pub discovery: DiscoverySeen,
+}
+
+/// What discovery knows beside addresses: facts of an authority (a cloud's API, its metadata service), and the state of every
+/// source. Nothing here is ever concluded from a failed look-up: a field that nobody could answer stays empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiscoverySeen {
+    /// The zone this machine runs in.
+    pub zone: Option<String>,
+    /// The most machines that this machine's group may have.
+    pub group_max: Option<u32>,
+    /// Addresses of machines that an authority says are gone for good, with the words of who said so; never one that a running
+    /// machine has now.
+    pub terminated: BTreeMap<IpAddr, String>,
+    /// The notice that this machine itself will be taken away: what was said.
+    pub ending: Option<String>,
+    /// Every configured source, in the order of the configuration.
+    pub sources: Vec<SourceSeen>,
+}
+
+/// One source of peers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SourceSeen {
+    /// Its name: that of its configuration.
+    pub source: String,
+    /// Addresses in its last good answer; none while it has never answered, which is not "no peers".
+    pub found: Option<usize>,
+    /// Age of that answer in milliseconds.
+    pub age_ms: Option<u64>,
+    /// Why the latest attempt failed, if it did.
+    pub error: Option<String>,
+}
+
+impl SourceSeen {
+    /// Its state in a few words, without its age: `sweep: 2 addresses`, `dns: unknown (...)`.
+    #[must_use]
+    pub fn state(&self) -> String {
+        let found = match self.found {
+            None => "unknown".to_owned(),
+            Some(1) => "1 address".to_owned(),
+            Some(count) => format!("{count} addresses"),
+        };
+        match &self.error {
+            Some(error) => format!("{}: {found} ({error})", self.source),
+            None => format!("{}: {found}", self.source),
+        }
+    }
+
+    /// The same with the answer's age.
+    #[must_use]
+    pub fn words(&self) -> String {
+        match self.age_ms {
+            Some(age) => format!("{}, {} s ago", self.state(), age / 1_000),
+            None => self.state(),
+        }
+    }
 }
 
 /// What `muster founding annul` left for the agent.
@@ -77,7 +137,7 @@ pub struct HostSeen {
     pub blocks_all: Vec<Why>,
     /// Reasons why no server may run here.
     pub blocks_server: Vec<Why>,
-    /// On which sides of the limits the machine is wrong: it yields to machines that are not.
+    /// On which sides of the limits the machine is wrong, and what it shares with others: nothing of it blocks.
     pub short: Vec<Why>,
 }
 
@@ -92,6 +152,10 @@ pub struct Watch {
     pub retry_at: Duration,
     /// When the agent started.
     pub started: Duration,
+    /// Since when k3s says without a break that its cluster has removed it.
+    pub out_since: Option<Duration>,
+    /// Since when this machine's server runs, with etcd's log on its disk, and is not known to vote.
+    pub voteless_since: Option<Duration>,
 }
 
 /// An etcd member.

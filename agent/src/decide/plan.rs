@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::core::{CaHash, NodeId, Phase, Why};
 use crate::gossip::Role;
+use crate::heal::Remedy;
 use crate::ledger::Record;
 
 /// How k3s is to be configured.
@@ -73,10 +74,36 @@ pub enum Act {
         /// In this role.
         role: Role,
     },
+    /// Stop k3s in a role that this machine gives up, and keep it from starting at boot.
+    Retire {
+        /// The old role.
+        role: Role,
+    },
+    /// Restart k3s, which renews its certificates.
+    Restart {
+        /// In this role.
+        role: Role,
+    },
+    /// Write this machine's identity on its Node.
+    Mark,
+    /// A remedy of the cluster's membership, as the holder of the Lease; or this machine's own leaving.
+    Heal {
+        /// Which.
+        remedy: Remedy,
+        /// Why, for the log.
+        why: Why,
+    },
     /// Let k3s start at boot; its gate still asks the ledger.
     Enable {
         /// In this role.
         role: Role,
+    },
+    /// Copy the snapshots aside and let k3s reset the members of etcd to this one.
+    ResetEtcd {
+        /// The recovery decision that asks for it.
+        number: u64,
+        /// Which reset of that decision.
+        attempt: u32,
     },
     /// Stop k3s and move its data aside.
     Discard {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::{MemberSeen, Observed};
 use crate::config::Settings;
+use crate::core::recovery::number;
+use crate::core::zones::Zones;
 use crate::core::{Known, NodeId, Phase, Why};
 use crate::founding::Certificate;
 use crate::gossip::{Claim, Role, WantedRole};
@@ -55,15 +57,17 @@ pub(super) fn choose(seen: &Observed, settings: &Settings, certificate: &Certifi
     if let Some(why) = name_held(seen, members) {
         return Choice::Wait(why);
     }
-    if listed {
-        return as_listed();
-    }
     // A first server that is live and not yet in the list has its place kept.
     let coming = claims(seen)
         .filter(|(claim, live)| *live && is_server(claim, certificate))
         .filter(|(claim, _)| members.iter().all(|member| member.node != claim.name))
         .count();
     let taken = members.len() + coming;
+    // A first server that was removed since, and whose place was filled, has none any more: as a server it would be demoted again,
+    // for ever.
+    if listed && taken < settings.servers {
+        return as_listed();
+    }
     if taken >= settings.servers {
         return Choice::Take(Role::Agent, full(settings, taken));
     }
@@ -78,14 +82,16 @@ pub(super) fn choose(seen: &Observed, settings: &Settings, certificate: &Certifi
         return Choice::Wait(Why::new("place-kept", detail, next));
     }
     // Vacancies go to the best-ranked newcomers; all see the same ranks, and etcd's own list settles a tie of views.
-    let rank = |fitness: u8, wants: WantedRole, id: &NodeId| {
-        (wants == WantedRole::Server, fitness, Reverse(id.clone()))
+    let there = claims(seen).filter(|(claim, live)| *live && is_server(claim, certificate));
+    let zones = Zones::of(there.map(|(claim, _)| claim.zone.as_str()));
+    let rank = |zone: &str, fitness: u8, wants: WantedRole, id: &NodeId| {
+        (wants == WantedRole::Server, zones.rank(zone, fitness), Reverse(id.clone()))
     };
-    let mine = rank(seen.node.fitness, settings.role, me);
+    let mine = rank(super::zone(seen, settings), seen.node.fitness, settings.role, me);
     let better = claims(seen)
         .filter(|(claim, live)| *live && claim.role == Role::Undecided && claim.eligible)
         .filter(|(claim, _)| !certificate.first_servers.contains(&claim.owner))
-        .filter(|(claim, _)| rank(claim.fitness.class, claim.wants, &claim.owner) > mine)
+        .filter(|(claim, _)| rank(&claim.zone, claim.fitness.class, claim.wants, &claim.owner) > mine)
         .count();
     if taken + better < settings.servers {
         let detail = format!("{taken} of {} servers", settings.servers);
@@ -118,6 +124,11 @@ fn is_server(claim: &Claim, certificate: &Certificate) -> bool {
         || (claim.role == Role::Undecided && certificate.first_servers.contains(&claim.owner))
 }
 
+/// Whether a machine knows of the recovery that this one knows of: a server that does not is one of the time before it.
+pub(super) fn is_current(seen: &Observed, claim: &Claim) -> bool {
+    number(claim.recovery.as_ref()) >= number(seen.record.recovery.as_ref())
+}
+
 /// A server of the cluster that can take a newcomer in, the founder first.
 pub(super) fn target<'a>(seen: &'a Observed, certificate: &Certificate) -> Option<&'a Claim> {
     let serving =
@@ -125,7 +136,8 @@ pub(super) fn target<'a>(seen: &'a Observed, certificate: &Certificate) -> Optio
     let same =
         |claim: &Claim| claim.certificate.as_ref().is_some_and(|c| c.cluster_id == certificate.cluster_id);
     claims(seen)
-        .filter(|(claim, live)| *live && serving(claim) && same(claim))
+        .filter(|(claim, live)| *live && serving(claim) && same(claim) && is_current(seen, claim))
+        .filter(|(claim, _)| seen.record.fold.as_ref().is_none_or(|fold| fold.address == claim.address))
         .map(|(claim, _)| claim)
         .max_by_key(|claim| (claim.owner == certificate.founder, Reverse(&claim.owner)))
 }
@@ -152,34 +164,37 @@ pub(super) fn ahead<'a>(seen: &'a Observed, certificate: &Certificate) -> Option
         .min_by_key(|claim| place(&claim.owner))
 }
 
-/// A machine that was reimaged under the same name and address and asks for its name, if this server is the one to see to it:
-/// its claim, and whether its old identity was seen dead.
-pub(super) fn reimaged(seen: &Observed) -> Option<(&Claim, bool)> {
-    let me = &seen.node.id;
+/// Whether this server is the one to see to newcomers' names: it holds the Lease, or nobody is known to and its identity is the lowest.
+fn sees_to_names(seen: &Observed) -> bool {
+    if seen.heal.lease.yes().is_some() {
+        return seen.heal.is_mine(seen.now);
+    }
     let serving =
         |claim: &Claim| claim.role == Role::Server && claim.voter == Some(true) && claim.api == Some(true);
-    if claims(seen).any(|(claim, live)| live && serving(claim) && claim.owner < *me) {
-        return None;
-    }
-    let newcomer = claims(seen).find(|(claim, live)| *live && claim.why == "name-held")?.0;
-    // The dead identity of the same name and address is proof that the old machine is gone and not merely out of sight. Where
-    // nobody remembers it, the address is asked of Kubernetes: see the guard of the step.
-    let seen_dead = claims(seen).any(|(old, live)| {
-        !live && old.owner != newcomer.owner && old.name == newcomer.name && old.address == newcomer.address
-    });
-    let alive = claims(seen)
-        .any(|(other, live)| live && other.owner != newcomer.owner && other.name == newcomer.name);
-    (!alive && newcomer.name != seen.node.name).then_some((newcomer, seen_dead))
+    !claims(seen).any(|(claim, live)| live && serving(claim) && claim.owner < seen.node.id)
 }
 
-/// Whether removing the member of a node that does not run leaves a majority of voters before and after. A learner does not
-/// vote, so its removal costs nothing.
-#[must_use]
-pub(super) fn removal_keeps_quorum(members: &[MemberSeen], gone: &str, live_voters: usize) -> bool {
-    let voters = members.iter().filter(|member| !member.learner).count();
-    match members.iter().find(|member| member.node == gone) {
-        None => true,
-        Some(member) if member.learner => 2 * live_voters > voters,
-        Some(_) => voters >= 2 && 2 * live_voters > voters && 2 * live_voters > voters - 1,
+/// A machine that was reimaged under the same name and asks for it, if this server is the one to see to it: its claim, and whether
+/// its old identity was seen dead.
+pub(super) fn reimaged(seen: &Observed) -> Option<(&Claim, bool)> {
+    if !sees_to_names(seen) {
+        return None;
     }
+    claims(seen).filter(|(claim, live)| *live && claim.why == "name-held").find_map(|(newcomer, _)| {
+        // The dead identity of the same name and address is proof that the old machine is gone and not merely out of sight. Where
+        // nobody remembers it, the address is asked of Kubernetes: see the guard of the step.
+        let seen_dead = claims(seen).any(|(old, live)| {
+            !live
+                && old.owner != newcomer.owner
+                && old.name == newcomer.name
+                && old.address == newcomer.address
+        });
+        // One whose namesake lives is nobody's to let in, and keeps no other waiting.
+        let alive = claims(seen)
+            .any(|(other, live)| live && other.owner != newcomer.owner && other.name == newcomer.name);
+        // An agent asks with its k3s running: its new Node appears as soon as the old one is gone, while its word may still be the
+        // old one. So there Kubernetes must say that it does not hear the kubelet, or the new one would be deleted under a living one.
+        let seen_dead = seen_dead && newcomer.role != Role::Agent;
+        (!alive && newcomer.name != seen.node.name).then_some((newcomer, seen_dead))
+    })
 }

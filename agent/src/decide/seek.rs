@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Act, Observed, Plan, SOON, WAITING, commits, fence, waits};
 use crate::config::{FoundingMode, Settings};
 use crate::core::{CaHash, Known, Phase, Why};
-use crate::decide::{Binary, K3sWanted, UnitSeen};
+use crate::decide::{Binary, K3sWanted, SourceSeen, UnitSeen};
 use crate::founding::{self, LiveCheck, Move, Other, Own, Proposal, Terms};
 use crate::gossip::{Role, WantedRole};
 use crate::ledger::{Data, Record};
@@ -39,28 +39,35 @@ pub(super) fn decide(seen: &Observed, settings: &Settings) -> Plan {
     if plan.commit.is_none() && plan.phase != Phase::Parked {
         plan.acts.extend(keep_up);
     }
+    plan.why.extend(large_group(seen, settings));
     if matches!(seen.record.data, Data::Provisional { .. }) {
         plan.wake = plan.wake.min(SOON);
-        plan.why.extend(seen.k3s.trouble.iter().cloned());
+        // What k3s says stands first while it is what is waited for, here as everywhere.
+        let at = if plan.phase == Phase::Founding { 0 } else { plan.why.len() };
+        plan.why.splice(at..at, seen.k3s.trouble.iter().cloned());
     }
     plan
 }
 
 /// Why this node may neither vote nor found, if so. It goes on listening: a certificate of the others ends the wait.
 fn fenced(seen: &Observed, settings: &Settings) -> Option<(Phase, Why)> {
-    if settings.founders == 1 && settings.role == WantedRole::Auto && !settings.seeds.is_empty() {
-        let detail = "founders = 1 with seeds and role = \"auto\": every machine with this file could found a cluster of its own";
+    if settings.founders == 1 && settings.role == WantedRole::Auto && settings.looks_for_peers() {
+        let detail = "founders = 1, a place to look for others, and role = \"auto\": every machine with this file could found a cluster of its own";
         let next = "set founders to more than half of the group, or role = \"server\" on one machine and \"agent\" on the others";
         return Some((Phase::Parked, Why::new("one-founder-many-machines", detail, next)));
     }
     if seen.peers.peers.is_empty() && (settings.founders > 1 || settings.role == WantedRole::Agent) {
         let dropped = seen.peers.counters.dropped_unopened;
-        let detail = if dropped == 0 {
-            "no peer answers under this token".to_owned()
-        } else {
-            format!("no peer answers under this token; {dropped} datagrams arrived that it does not open")
-        };
-        let next = "seeds are asked again and again; check the token and the cluster name, seeds, and UDP on the gossip port";
+        let mut detail = "no peer answers under this token".to_owned();
+        if dropped > 0 {
+            detail.push_str(&format!("; {dropped} datagrams arrived that it does not open"));
+        }
+        let sources: Vec<String> = seen.discovery.sources.iter().map(SourceSeen::state).collect();
+        if !sources.is_empty() {
+            detail.push_str(&format!("; asked: {}", sources.join("; ")));
+        }
+        let next = "every source is asked again and again; check the token and the cluster name, what muster discover shows, and UDP on \
+                    the gossip port";
         return Some((Phase::Seeking, Why::new("no-peer-answers", detail, next)));
     }
     let live = || seen.peers.peers.values().filter(|peer| peer.live);
@@ -248,6 +255,7 @@ fn other(peer: &crate::gossip::Peer) -> Other {
         register: claim.register.clone(),
         proposal: claim.proposal.clone(),
         fitness: claim.fitness.class,
+        zone: claim.zone.clone(),
     }
 }
 
@@ -257,6 +265,7 @@ fn terms(seen: &Observed, settings: &Settings) -> Terms {
         servers: settings.servers,
         parameters: seen.shared.hash.clone(),
         fitness: seen.node.fitness,
+        zone: super::zone(seen, settings).to_owned(),
         settled_for: seen.now.saturating_sub(seen.watch.settled_since),
         settle: Duration::from_millis(settings.timing.settle_ms),
         nominee_watched_for: seen.now.saturating_sub(seen.watch.nominee_since),
@@ -264,6 +273,22 @@ fn terms(seen: &Observed, settings: &Settings) -> Terms {
         may_retry: seen.now >= seen.watch.retry_at,
         fresh_cluster: seen.fresh_cluster.clone(),
     }
+}
+
+/// What is wrong with the size that this machine's group may grow to. It stops nothing: identities heard are counted on disk, and the
+/// count stops the node in time. But who reads it now can mend it before a machine too many comes.
+fn large_group(seen: &Observed, settings: &Settings) -> Option<Why> {
+    let max = usize::try_from(seen.discovery.group_max?).ok()?;
+    let most = founding::quorum::most_voters(settings.founders);
+    if max <= most || settings.role == WantedRole::Agent || settings.founding == FoundingMode::Never {
+        return None;
+    }
+    let detail = format!(
+        "this machine's group may have {max} machines, and founders = {} is safe for {most} that ever vote",
+        settings.founders
+    );
+    let next = format!("set founders = {} on every machine, or lower the group's largest size", max / 2 + 1);
+    Some(Why::new("group-exceeds-founders", detail, next))
 }
 
 /// Steps that keep a provisional cluster running.

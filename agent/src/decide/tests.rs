@@ -9,7 +9,7 @@ use crate::founding::testing::{ballot, certificate, id};
 use crate::founding::{Annulment, Certificate};
 use crate::gossip::{Claim, Echo, Fitness, Peer, PeerView};
 
-fn settings(extra: &[(&str, &str)]) -> Settings {
+pub(super) fn settings(extra: &[(&str, &str)]) -> Settings {
     let token = [("MUSTER_TOKEN", "a-token-for-tests-only-0123456789"), ("MUSTER_SEEDS", "10.0.0.9")];
     let env: Vec<(&str, &str)> = token.iter().chain(extra).copied().collect();
     let root = tempfile::tempdir().unwrap();
@@ -19,11 +19,11 @@ fn settings(extra: &[(&str, &str)]) -> Settings {
     loaded.settings
 }
 
-fn address(n: u8) -> IpAddr {
+pub(super) fn address(n: u8) -> IpAddr {
     [10, 0, 0, n].into()
 }
 
-fn quiet() -> K3sSeen {
+pub(crate) fn quiet() -> K3sSeen {
     K3sSeen {
         binary: Binary::Ready,
         server_unit: Known::Yes(UnitSeen::Inactive),
@@ -43,7 +43,7 @@ fn quiet() -> K3sSeen {
 }
 
 /// Node 1 with a prepared host, alone, a minute after its start.
-fn alone(settings: &Settings) -> Observed {
+pub(super) fn alone(settings: &Settings) -> Observed {
     Observed {
         now: Duration::from_secs(100),
         fresh_cluster: ClusterId::from_digest(&[9; 32]),
@@ -69,18 +69,20 @@ fn alone(settings: &Settings) -> Observed {
         members: Known::unknown("members", "not asked"),
         api: BTreeMap::new(),
         k3s: quiet(),
+        heal: crate::heal::HealSeen::default(),
+        discovery: DiscoverySeen::default(),
     }
 }
 
-fn record(seen: &mut Observed) -> &mut Record {
+pub(super) fn record(seen: &mut Observed) -> &mut Record {
     std::sync::Arc::make_mut(&mut seen.record)
 }
 
-fn view(seen: &mut Observed) -> &mut PeerView {
+pub(super) fn view(seen: &mut Observed) -> &mut PeerView {
     std::sync::Arc::make_mut(&mut seen.peers)
 }
 
-fn claim(n: u8, settings: &Settings) -> Claim {
+pub(super) fn claim(n: u8, settings: &Settings) -> Claim {
     Claim {
         v: 1,
         owner: id(n),
@@ -97,16 +99,20 @@ fn claim(n: u8, settings: &Settings) -> Claim {
         proposal: None,
         certificate: None,
         annulment: None,
+        recovery: None,
+        fenced: false,
         phase: Phase::Seeking,
         role: Role::Undecided,
         voter: None,
         api: None,
         ready: None,
+        zone: String::new(),
+        marks: crate::identity::Marks::default(),
         why: String::new(),
     }
 }
 
-fn hears(seen: &mut Observed, claim: Claim, settings: &Settings) {
+pub(super) fn hears(seen: &mut Observed, claim: Claim, settings: &Settings) {
     let gossip_address = std::net::SocketAddr::new(claim.address, 7846);
     let peer = Peer { parameters: Some(settings.parameters()), live: true, gossip_address, claim };
     let me = seen.node.id.clone();
@@ -114,7 +120,7 @@ fn hears(seen: &mut Observed, claim: Claim, settings: &Settings) {
     view(seen).peers.insert(peer.claim.owner.clone(), peer);
 }
 
-fn server(n: u8, certificate: &Certificate, settings: &Settings) -> Claim {
+pub(super) fn server(n: u8, certificate: &Certificate, settings: &Settings) -> Claim {
     Claim {
         role: Role::Server,
         phase: Phase::Serving,
@@ -127,7 +133,7 @@ fn server(n: u8, certificate: &Certificate, settings: &Settings) -> Claim {
     }
 }
 
-fn rule(plan: &Plan) -> &str {
+pub(super) fn rule(plan: &Plan) -> &str {
     &plan.why[0].rule
 }
 
@@ -185,6 +191,54 @@ fn without_a_certificate_each_obstacle_has_its_name() {
 }
 
 #[test]
+fn a_group_that_may_outgrow_its_founders_is_named_where_this_node_may_found() {
+    let named = |extra: &[(&str, &str)], max: Option<u32>| {
+        let ours = settings(extra);
+        let mut seen = alone(&ours);
+        seen.discovery.group_max = max;
+        let plan = decide(&seen, &ours);
+        plan.why.into_iter().find(|why| why.rule == "group-exceeds-founders")
+    };
+    // Three founders are safe for five that ever vote.
+    let why = named(&[], Some(6)).unwrap();
+    assert_eq!(
+        why.detail,
+        "this machine's group may have 6 machines, and founders = 3 is safe for 5 that ever vote"
+    );
+    assert!(why.next.starts_with("set founders = 4 on every machine"), "{}", why.next);
+    for (extra, max) in [
+        (&[][..], None),
+        (&[][..], Some(5)),
+        (&[("MUSTER_FOUNDERS", "4")][..], Some(7)),
+        (&[("MUSTER_ROLE", "agent")][..], Some(100)),
+        (&[("MUSTER_FOUNDING", "never")][..], Some(100)),
+    ] {
+        assert_eq!(named(extra, max), None, "{extra:?} {max:?}");
+    }
+    assert!(named(&[("MUSTER_FOUNDERS", "4")], Some(8)).is_some());
+}
+
+#[test]
+fn who_seeks_alone_says_what_each_source_answered() {
+    let ours = settings(&[]);
+    let mut seen = alone(&ours);
+    let source = |source: &str, found, error: Option<&str>| SourceSeen {
+        source: source.to_owned(),
+        found,
+        age_ms: found.map(|_| 3_000),
+        error: error.map(str::to_owned),
+    };
+    seen.discovery.sources = vec![
+        source("static", Some(1), None),
+        source("dns", None, Some("no answer")),
+        source("sweep", Some(0), None),
+    ];
+    let asked = "; asked: static: 1 address; dns: unknown (no answer); sweep: 0 addresses";
+    let detail = &decide(&seen, &ours).why[0].detail;
+    assert!(detail.ends_with(asked), "{detail}");
+}
+
+#[test]
 fn both_sides_name_servers_before_what_follows_from_it() {
     let (ours, other) = (settings(&[]), settings(&[("MUSTER_SERVERS", "5")]));
     for (mine, theirs, words) in
@@ -206,6 +260,25 @@ fn one_founder_among_many_machines_is_refused() {
     assert_eq!(rule(&decide(&seen, &told)), "nominating");
     hears(&mut seen, claim(2, &told), &told);
     assert_eq!(rule(&decide(&seen, &told)), "too-many-founders");
+}
+
+#[test]
+fn what_ends_k3s_stands_first_while_a_founding_waits_for_it() {
+    let told = settings(&[("MUSTER_SERVERS", "1"), ("MUSTER_ROLE", "server")]);
+    let mut seen = alone(&told);
+    record(&mut seen).heard.insert(id(1));
+    let mut plan = decide(&seen, &told);
+    // The founding goes its way, step by step, until k3s is to come up.
+    while let Some(next) = plan.commit.take() {
+        seen.record = std::sync::Arc::new(*next);
+        plan = decide(&seen, &told);
+    }
+    seen.k3s.disk_ca = Known::unknown("the CA", "its datastore is not healthy yet");
+    let why = Why::new("k3s-fatal", "k3s ended with an error", "");
+    seen.k3s.trouble = vec![why];
+    let plan = decide(&seen, &told);
+    assert_eq!((plan.phase, rule(&plan)), (Phase::Founding, "k3s-fatal"), "{:?}", plan.why);
+    assert!(plan.why.len() > 1, "{:?}", plan.why);
 }
 
 #[test]
@@ -239,7 +312,7 @@ fn two_certificates_of_one_era_freeze_everything() {
 }
 
 /// A node that knows the certificate of node 2, which serves.
-fn certified(ours: &Settings) -> (Observed, Certificate) {
+pub(super) fn certified(ours: &Settings) -> (Observed, Certificate) {
     let mut seen = alone(ours);
     let born = Certificate { first_servers: vec![id(2), id(1), id(3)], ..certificate(2) };
     hears(&mut seen, server(2, &born, ours), ours);
@@ -362,6 +435,12 @@ fn an_annulment_opens_the_next_era_except_where_its_cluster_is_in_use() {
     let next = plan.commit.unwrap();
     assert_eq!((next.era, &next.certificate, &next.annulment), (2, &None, &Some(annulment)));
 
+    // After the last era there is none: such a word would be followed again and again.
+    let last = Annulment { era: u64::MAX, cluster_id: None, by: id(2), reason: "a lie".into() };
+    let mut lied = seen.clone();
+    view(&mut lied).peers.get_mut(&id(2)).unwrap().claim.annulment = Some(last);
+    assert_ne!(rule(&decide(&lied, &ours)), "era-annulled");
+
     record(&mut seen).data = Data::Member { role: Role::Server, cluster: born.cluster_id };
     let plan = decide(&seen, &ours);
     assert_eq!((rule(&plan), plan.phase, &plan.commit), ("annulment-refused", Phase::Parked, &None));
@@ -407,26 +486,14 @@ fn a_reimaged_machine_is_let_in_only_when_its_old_self_is_dead_and_quorum_stays(
     view(&mut seen).peers.get_mut(&id(2)).unwrap().live = false;
     assert!(!removes(&seen), "one live voter of three is no majority");
     view(&mut seen).peers.get_mut(&id(2)).unwrap().live = true;
+    let three = seen.k3s.members.clone();
+    if let Known::Yes(members) = &mut seen.k3s.members {
+        members.push(MemberSeen { node: "node7".into(), learner: true, address: None });
+    }
+    assert!(!removes(&seen), "another machine is a learner");
+    seen.k3s.members = three;
     view(&mut seen).peers.get_mut(&id(3)).unwrap().claim.address = address(33);
     assert_eq!(evidence(&seen), Some(false), "another address is no proof: Kubernetes is asked");
-}
-
-#[test]
-fn removal_arithmetic() {
-    let member = |n: u8, learner| MemberSeen { node: format!("node{n}"), learner, address: None };
-    let voters = |n: u8| (1..=n).map(|n| member(n, false)).collect::<Vec<_>>();
-    for (members, live, wanted) in
-        [(1, 0, false), (2, 1, false), (3, 2, true), (3, 1, false), (5, 3, true), (5, 2, false)]
-    {
-        assert_eq!(
-            roles::removal_keeps_quorum(&voters(members), "node1", live),
-            wanted,
-            "{members} members, {live} live"
-        );
-    }
-    let with_learner = [member(1, false), member(2, true)];
-    assert!(roles::removal_keeps_quorum(&with_learner, "node2", 1), "a learner's removal costs no vote");
-    assert!(roles::removal_keeps_quorum(&voters(3), "gone", 0), "nothing to remove from etcd");
 }
 
 /// Property 2 of the design: unknown never adds an irreversible step.
@@ -534,9 +601,14 @@ fn k3s_does_not_wait_for_a_server_that_is_gone_while_there_is_another() {
     seen.k3s.configured_server = Known::Yes(address(2));
     assert_eq!(decide(&seen, &ours).acts, []);
     seen.k3s.configured_server = Known::Yes(address(7));
+    // It stands still before its file changes: the file alone would not tell what runs.
+    let called_back = [Act::Stop { role: Role::Agent }];
+    let mut stands = seen.clone();
+    stands.k3s.agent_unit = Known::Yes(UnitSeen::Inactive);
     let wanted =
         K3sWanted::InCluster { role: Role::Agent, server: Some(address(2)), ca: born.ca_hash.clone() };
-    let called_back = [Act::Configure { wanted }, Act::Stop { role: Role::Agent }];
+    let sent = [Act::Configure { wanted }, Act::Start { role: Role::Agent }];
+    assert_eq!(decide(&stands, &ours).acts, sent);
     assert_eq!(decide(&seen, &ours).acts, called_back);
     // A machine that was reimaged at that address and joins itself takes nobody in.
     let reimaged = Claim {
@@ -555,9 +627,59 @@ fn k3s_does_not_wait_for_a_server_that_is_gone_while_there_is_another() {
     seen.watch.settled_since = seen.now - Duration::from_secs(59);
     assert_eq!(decide(&seen, &ours).acts, []);
     seen.watch.settled_since = seen.now - Duration::from_secs(60);
-    // With data of its own it knows the servers by itself.
+    // An agent with data may know no other server; a server with data knows its members.
     seen.k3s.agent_data = Known::Yes(());
-    assert_eq!(decide(&seen, &ours).acts, []);
+    assert_eq!(decide(&seen, &ours).acts, called_back);
+    record(&mut seen).data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
+    (seen.k3s.agent_unit, seen.k3s.server_unit) =
+        (Known::Yes(UnitSeen::Inactive), Known::Yes(UnitSeen::Starting));
+    assert!(
+        decide(&seen, &ours).acts.contains(&Act::Stop { role: Role::Server }),
+        "without data it knows nobody"
+    );
+    seen.k3s.server_data = Known::Yes(());
+    assert!(!decide(&seen, &ours).acts.contains(&Act::Stop { role: Role::Server }));
+}
+
+#[test]
+fn an_agent_whose_server_is_gone_is_sent_through_another() {
+    let ours = settings(&[]);
+    let (mut seen, born) = certified(&ours);
+    record(&mut seen).data = Data::Member { role: Role::Agent, cluster: born.cluster_id.clone() };
+    record(&mut seen).served = true;
+    (seen.k3s.agent_unit, seen.k3s.agent_data) = (Known::Yes(UnitSeen::Active), Known::Yes(()));
+    seen.k3s.ready = Known::Yes(false);
+    seen.k3s.configured_server = Known::Yes(address(7));
+    hears(&mut seen, server(7, &born, &ours), &ours);
+    let sent = |seen: &Observed| rule(&decide(seen, &ours)) == "server-gone";
+    assert!(!sent(&seen), "its server lives");
+    view(&mut seen).peers.get_mut(&id(7)).unwrap().live = false;
+    let silent = |seen: &mut Observed, seconds: u64| {
+        seen.heal.silent.insert(id(7), seen.now - Duration::from_secs(seconds));
+    };
+    silent(&mut seen, 59);
+    assert!(!sent(&seen), "not for long");
+    silent(&mut seen, 60);
+    let plan = decide(&seen, &ours);
+    assert_eq!((rule(&plan), plan.phase), ("server-gone", Phase::Degraded));
+    assert_eq!(plan.acts, [Act::Stop { role: Role::Agent }]);
+    let mut stands = seen.clone();
+    stands.k3s.agent_unit = Known::Yes(UnitSeen::Inactive);
+    let wanted =
+        K3sWanted::InCluster { role: Role::Agent, server: Some(address(2)), ca: born.ca_hash.clone() };
+    assert_eq!(decide(&stands, &ours).acts, [Act::Configure { wanted }, Act::Start { role: Role::Agent }]);
+    // What is configured then lives: it is not sent about again, and started when it stands still.
+    let mut next = seen.clone();
+    next.k3s.configured_server = Known::Yes(address(2));
+    assert!(!sent(&next));
+    next.k3s.agent_unit = Known::Yes(UnitSeen::Inactive);
+    assert!(decide(&next, &ours).acts.contains(&Act::Start { role: Role::Agent }));
+    // Its balancer found another by itself; or nobody else serves.
+    let mut well = seen.clone();
+    well.k3s.ready = Known::Yes(true);
+    assert!(!sent(&well));
+    view(&mut seen).peers.get_mut(&id(2)).unwrap().claim.api = Some(false);
+    assert!(!sent(&seen));
 }
 
 #[test]
@@ -574,3 +696,6 @@ fn the_gate_lets_the_next_era_be_founded_and_the_annulled_one_rest() {
     let word = gate_word(&next);
     assert!(word.provisional_armed && !word.annulled);
 }
+
+#[path = "recover_tests.rs"]
+mod recovery;

@@ -1,84 +1,128 @@
-//! Where to look for peers: seeds by address and host name, and the peers remembered in the ledger.
+//! Finding peers: several sources, each asked at its own pace and for itself, their answers merged into candidates to greet.
 //!
-//! Gossip is handed literal addresses only: a dead name server delays nothing but its own name. While too few peers are
-//! known everybody is greeted again and again, with a growing pause; once settled, now and then, so that two halves that
-//! never met do meet.
+//! ```text
+//! static, dns, remembered, sweep, mdns, exec, file, aws ...   one Source each, one task each (run.rs)
+//!      answer or failure --> board (what each said last) --> merge (pure) --> greeted over gossip
+//!                                  +--> facts and states (DiscoverySeen) --> decide, status, `muster discover`
+//! ```
+//!
+//! A failed look-up is never "no peers": what a source said before stays, with its age, and the failure is shown beside it. No
+//! source waits for another. Gossip is handed literal addresses only, and greeting proves nothing: who has another token is noise.
 
-use std::collections::BTreeSet;
+pub mod cloud;
+mod dns;
+mod exec;
+mod file;
+mod fixed;
+mod kept;
+pub mod lines;
+mod mdns;
+pub mod merge;
+pub mod pace;
+mod run;
+mod sources;
+pub mod sweep;
+mod table;
+
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::config::Seed;
+use async_trait::async_trait;
+use tokio::sync::{mpsc, watch};
 
-/// Longest time for one name.
-const LOOKUP: Duration = Duration::from_secs(3);
-/// Addresses taken from one name at most.
-const PER_NAME: usize = 64;
+pub use run::{Counts, Discovery, Surroundings};
+pub use sources::{Means, sources};
+pub use table::{Looked, Report, look_once, report_table};
 
-/// The pace of greetings while too few peers are known, by how often that was done: half a second, doubled up to ten.
-#[must_use]
-pub fn pause(times: u32) -> Duration {
-    Duration::from_millis(500_u64.saturating_mul(1 << times.min(5))).min(Duration::from_secs(10))
+/// Answers of one source that are kept; a list that is longer is a mistake or worse.
+pub const MOST_OF_ONE: usize = 1_024;
+
+/// What a look gave.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Where peers may be; not checked yet.
+    pub addresses: Vec<SocketAddr>,
+    /// What the source knows beside them.
+    pub facts: Facts,
+    /// How long the answer holds by its own word: no sooner is it asked again.
+    pub good_for: Option<Duration>,
+    /// Something to show beside the answer: what was left out of it, or how far it got.
+    pub note: Option<String>,
+    /// Whether the addresses are those of a part: they add to what was said before, and take nothing away.
+    pub part: bool,
 }
 
-/// The pace once enough peers are live.
-pub const SETTLED: Duration = Duration::from_secs(60);
-
-/// Resolves the seeds and adds what is remembered; this node's own address is left out. Names that do not resolve are
-/// returned beside: a failed look-up is never "no peers".
-pub async fn candidates(
-    seeds: &[Seed],
-    remembered: impl IntoIterator<Item = SocketAddr>,
-    own: SocketAddr,
-) -> (BTreeSet<SocketAddr>, Vec<String>) {
-    let mut found: BTreeSet<SocketAddr> = remembered.into_iter().collect();
-    let mut failed = Vec::new();
-    for seed in seeds {
-        match seed {
-            Seed::Address(address) => {
-                found.insert(*address);
-            }
-            Seed::Name(name, port) => {
-                match tokio::time::timeout(LOOKUP, tokio::net::lookup_host((name.as_str(), *port))).await {
-                    Ok(Ok(addresses)) => found.extend(addresses.take(PER_NAME)),
-                    Ok(Err(error)) => failed.push(format!("{name}: {error}")),
-                    Err(_) => failed.push(format!("{name}: no answer within {} s", LOOKUP.as_secs())),
-                }
-            }
-        }
-    }
-    found.retain(|address| *address != own && is_peer(address.ip(), own.ip()));
-    (found, failed)
+/// What an authority knows beside addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The zone of this machine.
+    pub zone: Option<String>,
+    /// The most machines that its group may have.
+    pub group_max: Option<u32>,
+    /// Addresses that machines have now which are not gone, whether they run or are stopped.
+    pub held: Vec<IpAddr>,
+    /// Addresses of machines that are gone for good, and who says so.
+    pub terminated: BTreeMap<IpAddr, String>,
+    /// The notice that this machine will be taken away.
+    pub ending: Option<String>,
 }
 
-/// Whether an address can be a peer's: of this node's family, and of a machine.
-fn is_peer(ip: IpAddr, own: IpAddr) -> bool {
-    ip.is_ipv4() == own.is_ipv4()
-        && !ip.is_unspecified()
-        && !ip.is_multicast()
-        && (!ip.is_loopback() || own.is_loopback())
+/// A look that failed: nothing is known of the peers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Failure {
+    /// What was asked of whom, and what came instead of an answer. Never a secret.
+    pub cause: String,
+    /// When the source itself asked to be left alone for so long.
+    pub again: Option<Duration>,
+    /// What is known all the same, in the place of what was known before; none leaves that as it is.
+    pub facts: Option<Box<Facts>>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn candidates_are_of_the_own_family_and_never_oneself() {
-        let seed = |text: &str| Seed::Address(text.parse().unwrap());
-        let seeds =
-            [seed("10.0.0.1:7846"), seed("10.0.0.2:7846"), seed("[fd00::1]:7846"), seed("224.0.0.1:7846")];
-        let own = "10.0.0.1:7846".parse().unwrap();
-        let remembered = ["10.0.0.3:7846".parse().unwrap()];
-        let (found, failed) = candidates(&seeds, remembered, own).await;
-        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
-        assert_eq!(found, ["10.0.0.2:7846", "10.0.0.3:7846"]);
-        assert_eq!(failed, Vec::<String>::new());
+impl Failure {
+    /// A failure with its words; somebody else's are made brief.
+    pub fn new(cause: impl AsRef<str>) -> Self {
+        Self { cause: crate::core::brief(cause.as_ref()), ..Self::default() }
     }
+}
 
-    #[test]
-    fn the_pause_grows_to_ten_seconds() {
-        let pauses: Vec<u128> = (0..7).map(|times| pause(times).as_millis()).collect();
-        assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 10000, 10000]);
-    }
+/// Where a look happens.
+pub struct Scene {
+    /// This node's gossip address.
+    pub own: SocketAddr,
+    /// Whether enough peers are known: a look that takes long may end.
+    pub enough: watch::Receiver<bool>,
+    /// Takes what is found while a look goes on.
+    pub tell: mpsc::UnboundedSender<SocketAddr>,
+}
+
+/// How trustworthy an origin is in what it says of now; earlier is better. Breaks ties between answers of one age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// It answered under this cluster's key.
+    Sealed,
+    /// A cloud's word on its own machines.
+    Cloud,
+    /// A name server, a program, a list: kept by somebody.
+    Kept,
+    /// Written into the configuration.
+    Configured,
+    /// Met once.
+    Remembered,
+}
+
+/// One place to look for peers.
+#[async_trait]
+pub trait Source: Send {
+    /// Its name, as the configuration has it.
+    fn name(&self) -> String;
+    /// What stands behind its answers.
+    fn origin(&self) -> Origin;
+    /// How often it may be asked, and how long it may take.
+    fn pace(&self) -> pace::Pace;
+    /// Asks it once. May be dropped at any await: it must be able to begin again.
+    ///
+    /// # Errors
+    /// When it has no answer; that says nothing about peers.
+    async fn look(&mut self, scene: &Scene) -> Result<Found, Failure>;
 }

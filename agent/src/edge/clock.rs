@@ -19,6 +19,29 @@ pub fn wall_seconds() -> i64 {
     clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |time| time.tv_sec())
 }
 
+/// The wall clock as Kubernetes writes it in a Lease: UTC, to the microsecond. Nobody compares it with another machine's.
+#[must_use]
+pub fn wall_text() -> String {
+    let now = time::OffsetDateTime::now_utc();
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
+        now.year(),
+        u8::from(now.month()),
+        now.day(),
+        now.hour(),
+        now.minute(),
+        now.second(),
+        now.microsecond()
+    )
+}
+
+/// The same in milliseconds.
+#[must_use]
+pub fn wall_milliseconds() -> i64 {
+    clock_gettime(ClockId::CLOCK_REALTIME)
+        .map_or(0, |time| time.tv_sec() * 1_000 + time.tv_nsec() / 1_000_000)
+}
+
 /// Random bytes from the kernel.
 ///
 /// # Errors
@@ -32,11 +55,12 @@ pub fn random<const N: usize>() -> std::io::Result<[u8; N]> {
 }
 
 /// What the kernel says of its wall clock's discipline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Discipline {
     /// Whether something keeps it to a time source.
     pub synchronised: bool,
-    /// How far it is from that source, in microseconds, either way; what is left to be corrected.
+    /// How far it may be from that source, in microseconds, either way: what the kernel still has to correct, or the error that
+    /// the time daemon gave it, whichever is more. (chrony corrects by itself and leaves the kernel nothing but the error.)
     pub offset_micros: u64,
 }
 
@@ -57,6 +81,6 @@ pub fn discipline() -> std::io::Result<Discipline> {
     let unit = if asked.status & libc::STA_NANO == 0 { 1 } else { 1_000 };
     Ok(Discipline {
         synchronised: state != libc::TIME_ERROR && asked.status & libc::STA_UNSYNC == 0,
-        offset_micros: asked.offset.unsigned_abs() / unit,
+        offset_micros: (asked.offset.unsigned_abs() / unit).max(asked.esterror.unsigned_abs()),
     })
 }

@@ -83,6 +83,29 @@ pub fn read_text(path: &Path) -> Result<Option<String>, FsError> {
     })
 }
 
+/// Reads a text that somebody else keeps, if it is a regular file of at most so many bytes; `None` when it is not there.
+///
+/// # Errors
+/// As [`read_text`], and when it is no regular file or longer.
+pub fn read_start(path: &Path, most: usize) -> std::io::Result<Option<String>> {
+    // Without O_NONBLOCK a pipe in the place of the file would hold the reader for ever.
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > most {
+        return Err(std::io::Error::other(format!("it is longer than {most} bytes")));
+    }
+    let text = String::from_utf8(bytes);
+    text.map(Some).map_err(|_| std::io::Error::new(ErrorKind::InvalidData, "it is not text"))
+}
+
 /// Reads a text file into the three-valued answer.
 #[must_use]
 pub fn known_text(path: &Path) -> Known<String> {
@@ -122,6 +145,16 @@ pub fn known_names(path: &Path) -> Known<Vec<String>> {
     Known::Yes(names)
 }
 
+/// How the name of a temporary file or link begins; six letters and digits follow.
+const TEMPORARY: &str = ".muster-";
+
+/// Whether a name is that of a temporary file or link of ours: one that stays is what a crash left.
+#[must_use]
+pub fn is_temporary(name: &str) -> bool {
+    let random = name.strip_prefix(TEMPORARY).unwrap_or_default();
+    random.len() == 6 && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
 /// Puts content in place so that after a crash either the old or the new content is there, whole: a temporary file beside the
 /// target, its mode set before the rename, the file synced, renamed, and the directory synced.
 ///
@@ -131,7 +164,7 @@ pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> Result<(), FsErro
     let fail = |doing| move |source| FsError::Write { path: path.to_owned(), doing, source };
     let directory = path.parent().unwrap_or_else(|| Path::new("/"));
     let mut temporary = tempfile::Builder::new()
-        .prefix(".muster-")
+        .prefix(TEMPORARY)
         .permissions(Permissions::from_mode(mode))
         .tempfile_in(directory)
         .map_err(fail("making a temporary file beside it"))?;
@@ -151,7 +184,7 @@ pub fn write_volatile(path: &Path, content: &[u8], mode: u32) -> Result<(), FsEr
     let fail = |doing| move |source| FsError::Write { path: path.to_owned(), doing, source };
     let directory = path.parent().unwrap_or_else(|| Path::new("/"));
     let mut temporary = tempfile::Builder::new()
-        .prefix(".muster-")
+        .prefix(TEMPORARY)
         .tempfile_in(directory)
         .map_err(fail("making a temporary file beside it"))?;
     temporary.as_file().set_permissions(Permissions::from_mode(mode)).map_err(fail("setting its mode"))?;
@@ -212,6 +245,30 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FsError> {
     Ok(())
 }
 
+/// Copies a file to a place that is not there yet: whole and synced, or not at all. False when the source is no plain file.
+///
+/// # Errors
+/// When it cannot be read or written; nothing stands at the target then.
+pub fn copy_atomic(from: &Path, to: &Path, mode: u32) -> Result<bool, FsError> {
+    let unread = |source| FsError::Read { path: from.to_owned(), source };
+    let fail = |doing| move |source| FsError::Write { path: to.to_owned(), doing, source };
+    let mut source = File::open(from).map_err(unread)?;
+    if !source.metadata().map_err(unread)?.is_file() {
+        return Ok(false);
+    }
+    let directory = to.parent().unwrap_or_else(|| Path::new("/"));
+    let mut temporary = tempfile::Builder::new()
+        .prefix(TEMPORARY)
+        .tempfile_in(directory)
+        .map_err(fail("making a temporary file beside it"))?;
+    temporary.as_file().set_permissions(Permissions::from_mode(mode)).map_err(fail("setting its mode"))?;
+    std::io::copy(&mut source, temporary.as_file_mut()).map_err(fail("copying its content"))?;
+    temporary.as_file().sync_all().map_err(fail("syncing it"))?;
+    temporary.persist(to).map_err(|error| fail("renaming it into place")(error.error))?;
+    sync_directory(directory).map_err(fail("syncing its directory"))?;
+    Ok(true)
+}
+
 /// Makes a symbolic link, unless something stands there already.
 ///
 /// # Errors
@@ -244,7 +301,7 @@ pub fn write_atomic_owned(path: &Path, content: &[u8], mode: u32, owner: (u32, u
     let fail = |doing| move |source| FsError::Write { path: path.to_owned(), doing, source };
     let directory = path.parent().unwrap_or_else(|| Path::new("/"));
     let mut temporary = tempfile::Builder::new()
-        .prefix(".muster-")
+        .prefix(TEMPORARY)
         .permissions(Permissions::from_mode(0o600))
         .tempfile_in(directory)
         .map_err(fail("making a temporary file beside it"))?;
@@ -269,7 +326,7 @@ pub fn link_atomic(target: &Path, link: &Path) -> Result<(), FsError> {
     let fail = |doing| move |source| FsError::Write { path: link.to_owned(), doing, source };
     let directory = link.parent().unwrap_or_else(|| Path::new("/"));
     let temporary = tempfile::Builder::new()
-        .prefix(".muster-")
+        .prefix(TEMPORARY)
         .make_in(directory, |name| std::os::unix::fs::symlink(target, name))
         .map_err(fail("making a temporary link beside it"))?;
     temporary.persist(link).map_err(|error| fail("renaming it into place")(error.error))?;

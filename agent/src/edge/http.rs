@@ -69,6 +69,19 @@ pub struct Ask<'a> {
     pub most_bytes: usize,
 }
 
+const JSON: &str = "application/json";
+
+/// How something is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// A new thing in a collection.
+    Create,
+    /// The whole thing anew.
+    Replace,
+    /// These fields alone; a null removes one.
+    Merge,
+}
+
 /// What came back, whatever its status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
@@ -135,7 +148,26 @@ pub enum HttpError {
         url: String,
         /// The innermost cause.
         cause: String,
+        /// Whether the connection, with its TLS, stood before.
+        connected: bool,
     },
+}
+
+impl HttpError {
+    /// Whether a process at the other end that showed a certificate of those trusted was there, if not with an answer: it speaks
+    /// another protocol than HTTP. A machine that is only reachable, its processes stopped, says nothing, and a word from before its
+    /// certificate is anybody's.
+    #[must_use]
+    pub fn spoke(&self) -> bool {
+        match self {
+            HttpError::Other { connected, .. } => *connected,
+            HttpError::TooLong { .. } => true,
+            HttpError::Refused { .. }
+            | HttpError::Deadline { .. }
+            | HttpError::Tls { .. }
+            | HttpError::Prepare { .. } => false,
+        }
+    }
 }
 
 /// The clients in use, by what they trust and show.
@@ -159,22 +191,40 @@ impl Http {
         self.send(Method::GET, ask, None).await
     }
 
+    /// POST or PUT with a JSON body, or PATCH with a merge patch.
+    ///
+    /// # Errors
+    /// As [`Http::get`]; whether anything was written is then unknown.
+    pub async fn write(&self, write: Write, ask: &Ask<'_>, body: Vec<u8>) -> Result<Answer, HttpError> {
+        let (method, kind) = match write {
+            Write::Create => (Method::POST, JSON),
+            Write::Replace => (Method::PUT, JSON),
+            Write::Merge => (Method::PATCH, "application/merge-patch+json"),
+        };
+        self.send(method, ask, Some((kind, body))).await
+    }
+
     /// DELETE with a JSON body.
     ///
     /// # Errors
     /// As [`Http::get`]; whether the thing was deleted is then unknown.
     pub async fn delete(&self, ask: &Ask<'_>, body: Vec<u8>) -> Result<Answer, HttpError> {
-        self.send(Method::DELETE, ask, Some(body)).await
+        self.send(Method::DELETE, ask, Some((JSON, body))).await
     }
 
-    async fn send(&self, method: Method, ask: &Ask<'_>, body: Option<Vec<u8>>) -> Result<Answer, HttpError> {
+    async fn send(
+        &self,
+        method: Method,
+        ask: &Ask<'_>,
+        body: Option<(&'static str, Vec<u8>)>,
+    ) -> Result<Answer, HttpError> {
         let client = self.client(ask)?;
         let mut request = client.request(method, ask.url).timeout(ask.deadline);
         if let Show::Password { user, password } = ask.show {
             request = request.basic_auth(user, Some(password.expose()));
         }
-        if let Some(body) = body {
-            request = request.header("content-type", "application/json").body(body);
+        if let Some((kind, body)) = body {
+            request = request.header("content-type", kind).body(body);
         }
         let fail = |error: reqwest::Error| why_failed(ask.url, ask.deadline, &error);
         let mut response = request.send().await.map_err(fail)?;
@@ -269,14 +319,15 @@ pub(crate) fn why_failed(url: &str, deadline: Duration, error: &reqwest::Error) 
             if io.kind() == ErrorKind::ConnectionRefused {
                 return HttpError::Refused { url };
             }
-            // An I/O error hides what it wraps from the chain of sources.
-            if let Some(tls) = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                return HttpError::Tls { url, cause: tls.to_string() };
+            // An I/O error hides what it wraps from the chain of sources, another one of its kind too.
+            if let Some(inner) = io.get_ref() {
+                next = Some(inner);
+                continue;
             }
         }
         next = cause.source();
     }
-    HttpError::Other { url, cause: innermost(error) }
+    HttpError::Other { url, cause: innermost(error), connected: !error.is_connect() }
 }
 
 fn innermost(error: &(dyn StdError + 'static)) -> String {
@@ -286,3 +337,7 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
     }
     last.to_string()
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

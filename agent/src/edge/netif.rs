@@ -21,12 +21,14 @@ pub struct Address {
 /// What the settings say about it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Wish<'a> {
-    /// `node-ip`.
-    pub ip: Option<IpAddr>,
+    /// `node-ip`: none, one, or one of each family.
+    pub ips: &'a [IpAddr],
     /// `interface`.
     pub interface: Option<&'a str>,
     /// Whether the first pod network is an IPv6 one: a node's address must be of its family.
     pub v6_first: bool,
+    /// Whether pods have networks of both families: then the node needs an address of each.
+    pub both: bool,
 }
 
 /// What the machine says about it.
@@ -45,6 +47,8 @@ pub struct Scene<'a> {
 pub struct Choice {
     /// The address.
     pub ip: IpAddr,
+    /// The address of the other family, where pods have both.
+    pub second: Option<IpAddr>,
     /// Its interface.
     pub interface: String,
     /// What speaks for it, the strongest first.
@@ -55,7 +59,11 @@ pub struct Choice {
 
 impl std::fmt::Display for Choice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} on {}: {}", self.ip, self.interface, self.because.join(", "))?;
+        write!(f, "{}", self.ip)?;
+        if let Some(second) = self.second {
+            write!(f, " and {second}")?;
+        }
+        write!(f, " on {}: {}", self.interface, self.because.join(", "))?;
         for (at, (other, against)) in self.passed_over.iter().enumerate() {
             let lead = if at == 0 { "; passed over " } else { ", " };
             write!(f, "{lead}{} on {} ({against})", other.ip, other.interface)?;
@@ -73,6 +81,17 @@ pub enum AddressError {
     /// `interface` has no usable address.
     #[error("interface {0:?} has no address that other machines can reach")]
     Interface(String),
+    /// Pods have both families, and the node's interface has one.
+    #[error(
+        "pods have networks of both families, and {interface} has no {family} address that other machines can reach: give it one, \
+         or k3s.cluster-cidr and k3s.service-cidr one family"
+    )]
+    OneFamily {
+        /// The interface of the first address.
+        interface: String,
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+    },
     /// There is no default route to tell the interface by.
     #[error("there is no default route, so the node's address cannot be told")]
     NoRoute,
@@ -102,12 +121,13 @@ pub fn choose(scene: Scene<'_>, wish: Wish<'_>) -> Result<Choice, AddressError> 
         candidates.into_iter().rev().max_by_key(|address| points(address).0).cloned()
     };
     let usable = scene.addresses.iter().filter(|address| is_usable(address.ip));
-    let chosen = match (wish.ip, wish.interface, scene.route) {
-        (Some(ip), _, _) => {
-            let there = || scene.addresses.iter().map(|a| a.ip.to_string()).collect::<Vec<_>>().join(", ");
-            let found = scene.addresses.iter().find(|address| address.ip == ip);
-            found.cloned().ok_or_else(|| AddressError::NotHere(ip, there()))?
-        }
+    let here = |ip: IpAddr| {
+        let there = || scene.addresses.iter().map(|a| a.ip.to_string()).collect::<Vec<_>>().join(", ");
+        let found = scene.addresses.iter().find(|address| address.ip == ip);
+        found.cloned().ok_or_else(|| AddressError::NotHere(ip, there()))
+    };
+    let chosen = match (wish.ips.first(), wish.interface, scene.route) {
+        (Some(ip), _, _) => here(*ip)?,
         (None, Some(interface), _) => best(usable.filter(|address| address.interface == interface).collect())
             .ok_or_else(|| AddressError::Interface(interface.to_owned()))?,
         (None, None, None) => return Err(AddressError::NoRoute),
@@ -120,8 +140,24 @@ pub fn choose(scene: Scene<'_>, wish: Wish<'_>) -> Result<Choice, AddressError> 
             best(own).or_else(|| best(leading)).ok_or_else(|| AddressError::Interface(route.to_owned()))?
         }
     };
+    let second = match wish.ips.get(1) {
+        Some(ip) => Some(here(*ip)?),
+        // flannel takes both from one interface.
+        None if wish.both => {
+            let other = |address: &&Address| {
+                address.interface == chosen.interface
+                    && address.ip.is_ipv4() != chosen.ip.is_ipv4()
+                    && is_usable(address.ip)
+            };
+            let family = if chosen.ip.is_ipv4() { "IPv6" } else { "IPv4" };
+            let found = best(scene.addresses.iter().filter(other).collect());
+            let lacks = || AddressError::OneFamily { interface: chosen.interface.clone(), family };
+            Some(found.ok_or_else(lacks)?)
+        }
+        None => None,
+    };
     let mut because = points(&chosen).1;
-    if wish.ip.is_some() {
+    if !wish.ips.is_empty() {
         because.insert(0, "configured");
     } else if wish.interface.is_some() {
         because.insert(0, "the configured interface");
@@ -129,10 +165,12 @@ pub fn choose(scene: Scene<'_>, wish: Wish<'_>) -> Result<Choice, AddressError> 
     if because.is_empty() {
         because.push("there is no other");
     }
-    let others = scene.addresses.iter().filter(|other| is_usable(other.ip) && **other != chosen);
+    let taken = |other: &Address| *other == chosen || second.as_ref() == Some(other);
+    let others = scene.addresses.iter().filter(|other| is_usable(other.ip) && !taken(other));
     Ok(Choice {
         passed_over: others.map(|other| (other.clone(), against(other, scene, wish))).collect(),
         ip: chosen.ip,
+        second: second.as_ref().map(|second| second.ip),
         interface: chosen.interface,
         because,
     })
@@ -164,9 +202,9 @@ fn against(address: &Address, scene: Scene<'_>, wish: Wish<'_>) -> &'static str 
         LinkKind::Loopback => return "carries nothing between machines",
         LinkKind::Machine => {}
     }
-    if wish.ip.is_some() || wish.interface.is_some_and(|interface| interface != address.interface) {
+    if !wish.ips.is_empty() || wish.interface.is_some_and(|interface| interface != address.interface) {
         "not the configured one"
-    } else if address.ip.is_ipv6() != wish.v6_first {
+    } else if address.ip.is_ipv6() != wish.v6_first && !wish.both {
         "not of the family of the pod network"
     } else if stands_alone(address) {
         "an address without a network, as virtual ones are"
@@ -252,8 +290,25 @@ pub fn node_address(wish: Wish<'_>, seeds: &[SocketAddr]) -> Result<Choice, Addr
     choose(Scene { addresses: &addresses, route: route.as_deref(), toward_seeds: &toward_seeds }, wish)
 }
 
+/// The prefix length of this address's network, and the index of its interface.
+///
+/// # Errors
+/// When the machine cannot be asked, or does not have the address.
+pub fn network_of(own: IpAddr) -> Result<(u8, u32), String> {
+    let interfaces = if_addrs::get_if_addrs().map_err(|error| error.to_string())?;
+    let found = interfaces.iter().find(|interface| interface.ip() == own);
+    let found = found.ok_or_else(|| format!("{own} is not an address of this machine"))?;
+    let prefix = match &found.addr {
+        if_addrs::IfAddr::V4(v4) => v4.prefixlen,
+        if_addrs::IfAddr::V6(v6) => v6.prefixlen,
+    };
+    let index = found.index.ok_or_else(|| format!("interface {} has no number", found.name))?;
+    Ok((prefix, index))
+}
+
 /// The address that the kernel would send from; none where there is no way. A connected UDP socket sends nothing by itself.
-fn source_toward(seed: SocketAddr) -> Option<IpAddr> {
+#[must_use]
+pub fn source_toward(seed: SocketAddr) -> Option<IpAddr> {
     let any: IpAddr =
         if seed.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind(SocketAddr::new(any, 0)).ok()?;
@@ -289,25 +344,26 @@ mod tests {
 
     #[test]
     fn the_address_follows_the_wish_then_the_seeds_then_the_route() {
-        let wish = |ip, interface| Wish { ip, interface, v6_first: false };
+        let wish = |ips, interface| Wish { ips, interface, ..Wish::default() };
+        let (six, nowhere_here) = ([ip("fd00::5")], [ip("10.9.9.9")]);
         let v6 = Wish { v6_first: true, ..Wish::default() };
         for (name, route, toward, wish, wanted) in [
             ("route", Some("eth0"), "", Wish::default(), Ok("10.0.0.5")),
             ("IPv6 pods", Some("eth0"), "", v6, Ok("fd00::5")),
-            ("interface", Some("eth0"), "", wish(None, Some("eth1")), Ok("192.168.1.5")),
+            ("interface", Some("eth0"), "", wish(&[], Some("eth1")), Ok("192.168.1.5")),
             (
                 "a container's interface, asked for",
                 Some("eth0"),
                 "",
-                wish(None, Some("docker0")),
+                wish(&[], Some("docker0")),
                 Ok("172.17.0.1"),
             ),
-            ("node-ip", None, "", wish(Some(ip("fd00::5")), None), Ok("fd00::5")),
+            ("node-ip", None, "", wish(&six, None), Ok("fd00::5")),
             ("seeds", Some("eth0"), "192.168.1.5", Wish::default(), Ok("192.168.1.5")),
             ("seeds by IPv6, pods by IPv4", Some("eth0"), "fd00::5", Wish::default(), Ok("10.0.0.5")),
             ("seeds behind a container bridge", Some("eth0"), "172.17.0.1", Wish::default(), Ok("10.0.0.5")),
             ("no route", None, "192.168.1.5", Wish::default(), Err(AddressError::NoRoute)),
-            ("loopback", None, "", wish(None, Some("lo")), Err(AddressError::Interface("lo".into()))),
+            ("loopback", None, "", wish(&[], Some("lo")), Err(AddressError::Interface("lo".into()))),
             (
                 "route without an address",
                 Some("eth9"),
@@ -322,7 +378,7 @@ mod tests {
             assert_eq!(chosen.map(|choice| choice.ip), wanted.map(ip), "{name}");
         }
         let all = addresses(&HOST);
-        let nowhere = choose(Scene { addresses: &all, ..Scene::default() }, wish(Some(ip("10.9.9.9")), None));
+        let nowhere = choose(Scene { addresses: &all, ..Scene::default() }, wish(&nowhere_here, None));
         assert!(matches!(nowhere, Err(AddressError::NotHere(..))));
     }
 
@@ -346,6 +402,48 @@ mod tests {
         let tunnel = addresses(&[("tun0", "10.8.0.5", 24), ("docker0", "172.17.0.1", 16)]);
         let scene = Scene { addresses: &tunnel, route: Some("tun0"), toward_seeds: &[] };
         assert_eq!(choose(scene, Wish::default()).unwrap().ip, ip("10.8.0.5"));
+    }
+
+    #[test]
+    fn pods_of_both_families_want_an_address_of_each_on_one_interface() {
+        let seen = |all: &[(&str, &str, u8)], wish: Wish<'_>| {
+            let all = addresses(all);
+            let chosen = choose(Scene { addresses: &all, route: Some("eth0"), toward_seeds: &[] }, wish);
+            chosen.map(|choice| (choice.ip, choice.second))
+        };
+        let both = Wish { both: true, ..Wish::default() };
+        let six_first = Wish { v6_first: true, ..both };
+        let (four, six) = (ip("10.0.0.5"), ip("fd00::5"));
+        assert_eq!(seen(&HOST, both), Ok((four, Some(six))));
+        assert_eq!(seen(&HOST, six_first), Ok((six, Some(four))));
+        // One address is given: the other is of its interface.
+        let given = [ip("192.168.1.5")];
+        let eth1_alone = seen(&HOST, Wish { ips: &given, ..both });
+        assert_eq!(eth1_alone, Err(AddressError::OneFamily { interface: "eth1".into(), family: "IPv6" }));
+        let pair = [ip("192.168.1.5"), six];
+        assert_eq!(seen(&HOST, Wish { ips: &pair, ..both }), Ok((pair[0], Some(six))));
+        let gone = [four, ip("fd00::99")];
+        assert!(matches!(seen(&HOST, Wish { ips: &gone, ..both }), Err(AddressError::NotHere(..))));
+        // Unique local before global, as IPv4's private before public; link-local is none.
+        let globals = [
+            ("eth0", "10.0.0.5", 24),
+            ("eth0", "2001:db8::5", 64),
+            ("eth0", "fd00::5", 64),
+            ("eth0", "fe80::1", 64),
+        ];
+        assert_eq!(seen(&globals, both), Ok((four, Some(six))));
+        let only_local = [("eth0", "10.0.0.5", 24), ("eth0", "fe80::1", 64)];
+        assert!(matches!(seen(&only_local, both), Err(AddressError::OneFamily { family: "IPv6", .. })));
+        assert_eq!(
+            seen(&[("eth0", "fd00::5", 64)], Wish { v6_first: true, ..Wish::default() }),
+            Ok((six, None))
+        );
+        let all = addresses(&HOST);
+        let said = choose(Scene { addresses: &all, route: Some("eth0"), toward_seeds: &[] }, both)
+            .unwrap()
+            .to_string();
+        assert!(said.starts_with("10.0.0.5 and fd00::5 on eth0: the default route's interface"), "{said}");
+        assert!(!said.contains("passed over fd00::5"), "{said}");
     }
 
     #[test]

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::config::Settings;
 use crate::core::{Known, Phase};
-use crate::decide::{Observed, Plan};
+use crate::decide::{Observed, Plan, zone};
 use crate::founding::Shared;
 use crate::gossip::{Claim, Fitness, Role};
+use crate::identity::Marks;
 use crate::ledger::{Data, Record};
 
 /// A claim without generation and counter, which its publisher adds when the content has changed.
@@ -26,7 +27,10 @@ impl ClaimInput {
         let role = match &record.data {
             Data::Joining { role, .. } | Data::Member { role, .. } => *role,
             // A provisional cluster is not announced: nobody may mistake it for a server of anything.
-            Data::Provisional { .. } | Data::None | Data::Discarding { .. } => Role::Undecided,
+            // Nor is a server that becomes a cluster of one: nobody joins it before it is.
+            Data::Provisional { .. } | Data::Recovering { .. } | Data::None | Data::Discarding { .. } => {
+                Role::Undecided
+            }
         };
         let in_cluster = matches!(record.data, Data::Joining { .. } | Data::Member { .. });
         let server = in_cluster && role == Role::Server;
@@ -41,17 +45,24 @@ impl ClaimInput {
             wants: settings.role,
             eligible: plan.eligible,
             fitness: Fitness { class: seen.node.fitness },
+            zone: zone(seen, settings).to_owned(),
             parameters: seen.shared.hash.clone(),
             era: record.era,
             register: (!certified).then(|| record.register.clone()),
             proposal: record.proposal.clone().filter(|_| !certified),
             certificate: record.certificate.clone(),
             annulment: record.annulment.clone(),
+            recovery: record.recovery.clone(),
+            // Data that are still being moved aside may still be served: only what has been moved is fenced.
+            fenced: record.recovery.is_some()
+                && !matches!(record.data, Data::Discarding { .. } | Data::Recovering { .. }),
             phase: plan.phase,
             role,
             voter: fact(&seen.k3s.voter).filter(|_| server),
             api: fact(&seen.k3s.api).filter(|_| server),
             ready: fact(&seen.k3s.ready).filter(|_| in_cluster),
+            // Who publishes it knows the machine.
+            marks: Marks::default(),
             why: blocking(plan),
         };
         Self { claim, shared: Arc::clone(&seen.shared) }

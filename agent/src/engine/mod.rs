@@ -121,7 +121,12 @@ fn rule_of(act: &Act) -> &'static str {
         Act::AskMembers { .. } => "members-unknown",
         Act::Configure { .. } => "k3s-configuration-failed",
         Act::Start { .. } | Act::Stop { .. } | Act::Enable { .. } => "k3s-start-failed",
+        Act::ResetEtcd { .. } => "recovery-reset-failed",
         Act::Discard { .. } => "discard-failed",
         Act::RemoveNode { .. } => "node-removal-refused",
+        Act::Retire { .. } => "changing-role",
+        Act::Restart { .. } => "certificate-renewal",
+        Act::Mark => "mark-failed",
+        Act::Heal { .. } => "remedy-failed",
     }
 }

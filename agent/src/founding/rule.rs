@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use super::quorum::{self, Free, Registers};
 use super::{Accepted, Ballot, Certificate, Judgement, LiveCheck, Move, Other, Own, Terms};
+use crate::core::zones::Zones;
 use crate::core::{Known, NodeId, Phase, Why};
 
 /// Judges the founding for a node that knows no certificate and whose own checks (host, ledger, fence) have passed.
@@ -402,10 +403,17 @@ fn value(
     }
 }
 
-/// The founder first, then the best-ranked live voters, as many as servers are wanted.
+/// The founder first, then the best-ranked live voters, as many as servers are wanted, spread over the zones.
 fn first_servers(own: &Own, voters: &[&Other], terms: &Terms) -> Vec<NodeId> {
-    let mut ranked: Vec<&&Other> = voters.iter().collect();
-    ranked.sort_by_key(|other| (std::cmp::Reverse(other.fitness), other.id.clone()));
-    let rest = ranked.into_iter().take(terms.servers.saturating_sub(1)).map(|other| other.id.clone());
-    std::iter::once(own.id.clone()).chain(rest).collect()
+    let mut left: Vec<&Other> = voters.to_vec();
+    let mut zones = Zones::of([terms.zone.as_str()]);
+    let mut chosen = vec![own.id.clone()];
+    while chosen.len() < terms.servers {
+        let best = (0..left.len())
+            .max_by_key(|at| (zones.rank(&left[*at].zone, left[*at].fitness), Reverse(&left[*at].id)));
+        let Some(best) = best.map(|at| left.swap_remove(at)) else { break };
+        zones.take(&best.zone);
+        chosen.push(best.id.clone());
+    }
+    chosen
 }

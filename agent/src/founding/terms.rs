@@ -49,6 +49,8 @@ pub struct Other {
     pub proposal: Option<Proposal>,
     /// Rank by fitness; more is better.
     pub fitness: u8,
+    /// Its failure domain; empty when it knows none.
+    pub zone: String,
 }
 
 /// What is agreed beforehand, and this node's present standing.
@@ -62,6 +64,8 @@ pub struct Terms {
     pub parameters: ParametersHash,
     /// This node's fitness.
     pub fitness: u8,
+    /// This node's failure domain; empty when it knows none.
+    pub zone: String,
     /// How long the set of live eligible nodes has been unchanged.
     pub settled_for: Duration,
     /// How long it must be.

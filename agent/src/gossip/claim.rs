@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{NodeId, ParametersHash, Phase};
+use crate::core::{NodeId, ParametersHash, Phase, Recovery};
 use crate::founding::{Annulment, Certificate, Proposal, Register};
+use crate::identity::Marks;
 
 /// The role asked for in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
@@ -61,6 +62,9 @@ pub struct Claim {
     pub eligible: bool,
     /// How fit it is.
     pub fitness: Fitness,
+    /// The failure domain its machine stands in; empty when nobody told.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub zone: String,
     /// Hash of its parameters; the values travel under their own key.
     pub parameters: ParametersHash,
     /// The era it is in.
@@ -77,6 +81,12 @@ pub struct Claim {
     /// The latest annulment it knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annulment: Option<Annulment>,
+    /// The latest recovery decision it knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Recovery>,
+    /// Whether nothing of the time before that decision runs or can start here any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fenced: bool,
     /// Its phase.
     pub phase: Phase,
     /// The role it has taken.
@@ -90,6 +100,9 @@ pub struct Claim {
     /// Whether its Kubernetes node is Ready, as it sees it; none when unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<bool>,
+    /// Keyed hashes of what no two machines may share.
+    #[serde(default, skip_serializing_if = "Marks::is_empty")]
+    pub marks: Marks,
     /// The rule that its first reason names; empty when nothing blocks.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub why: String,

@@ -13,22 +13,25 @@ pub(crate) mod fuzz;
 mod keys;
 mod knowledge;
 pub mod network;
+pub mod note;
 mod pace;
 mod pending;
+mod prober;
 mod reassembly;
 mod run;
 pub mod seal;
 pub mod signed;
 mod task;
 #[cfg(any(test, fuzzing))]
-mod testing;
+pub(crate) mod testing;
 mod transport;
 mod view;
 mod window;
 
 pub use claim::{Claim, Fitness, Role, WantedRole};
 pub use keys::GossipKeys;
-pub use network::{MemoryNetwork, Network, UdpNetwork};
+pub use network::{GroupNetwork, MemoryNetwork, Network, UdpNetwork};
+pub use prober::Prober;
 pub use signed::Signer;
 pub use task::{Gossip, GossipConfig, NextGeneration, PublishError, StartError};
 pub use view::{Echo, GossipCounters, Peer, PeerView};

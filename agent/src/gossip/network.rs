@@ -43,6 +43,41 @@ pub trait Network: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct UdpNetwork;
 
+/// The host's own UDP, in a multicast group of one interface beside: probes that are sent to the group reach it.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupNetwork {
+    /// The group.
+    pub group: Ipv6Addr,
+    /// Index of the interface.
+    pub interface: u32,
+}
+
+#[async_trait]
+impl Network for GroupNetwork {
+    async fn bind(&self, address: SocketAddr) -> io::Result<Arc<dyn Wire>> {
+        let socket = roomy(tokio::net::UdpSocket::bind(address).await?);
+        // Gossip must go on without it: then this node is found in other ways.
+        if let Err(error) = socket.join_multicast_v6(&self.group, self.interface) {
+            tracing::warn!(group = %self.group, %error, "not in the multicast group: sweeps of others do not reach this node");
+        }
+        Ok(Arc::new(UdpWire { socket, six: address.is_ipv6() }))
+    }
+}
+
+/// Bytes of datagrams that may wait in the kernel. What goes to a silent address of the link waits three seconds for its neighbour, and
+/// counts against the socket: with the usual 208 KiB a sweep stands still after some 280 addresses, and all of gossip with it.
+const WAITING: usize = 4 << 20;
+
+/// The socket with room to wait. Without the right to that much it takes what the system allows.
+fn roomy(socket: tokio::net::UdpSocket) -> tokio::net::UdpSocket {
+    use nix::sys::socket::{setsockopt, sockopt};
+    if setsockopt(&socket, sockopt::SndBufForce, &WAITING).is_err() {
+        // Cut to the system's bound, never an error that matters.
+        let _ = setsockopt(&socket, sockopt::SndBuf, &WAITING);
+    }
+    socket
+}
+
 struct UdpWire {
     socket: tokio::net::UdpSocket,
     six: bool,
@@ -51,7 +86,7 @@ struct UdpWire {
 #[async_trait]
 impl Network for UdpNetwork {
     async fn bind(&self, address: SocketAddr) -> io::Result<Arc<dyn Wire>> {
-        let socket = tokio::net::UdpSocket::bind(address).await?;
+        let socket = roomy(tokio::net::UdpSocket::bind(address).await?);
         Ok(Arc::new(UdpWire { socket, six: address.is_ipv6() }))
     }
 }

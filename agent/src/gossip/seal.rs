@@ -22,8 +22,8 @@ use ring::hmac;
 use zeroize::Zeroize;
 
 use super::envelope::{
-    COOKIE, HEADER, KIND_CHALLENGE, KIND_FRAGMENT, KIND_WHOLE, Known, PIECE, Sealed, TAG, VERSION,
-    WITH_COOKIE, nonce, read_header, read_plain, unseal,
+    COOKIE, HEADER, KIND_ANSWER, KIND_CHALLENGE, KIND_FRAGMENT, KIND_PROBE, KIND_WHOLE, Known, PIECE, Sealed,
+    TAG, VERSION, WITH_COOKIE, nonce, read_header, read_plain, unseal,
 };
 pub use super::envelope::{MAX_DATAGRAM, OVERHEAD};
 use super::keys::{GossipKeys, Ring};
@@ -71,6 +71,10 @@ pub enum Opened {
     Challenged,
     /// It was a challenge to something said a moment ago, which is said again.
     Answered,
+    /// It was a probe: it was answered, where this node has an address to tell.
+    Probed,
+    /// It answers a probe of a moment ago: this address is to be greeted.
+    Here(SocketAddr),
     /// It does not open under any key: dropped, no reply.
     Unopened,
     /// It was seen before, or nothing may be concluded from it: dropped, no reply.
@@ -100,6 +104,7 @@ pub struct Sealer {
     next_message: u32,
     challenges_left: f64,
     challenges_at: Duration,
+    probes: probe::Probes,
 }
 
 impl Sealer {
@@ -124,6 +129,7 @@ impl Sealer {
             next_message: 0,
             challenges_left: CHALLENGES,
             challenges_at: Duration::ZERO,
+            probes: probe::Probes::default(),
         }
     }
 
@@ -188,8 +194,11 @@ impl Sealer {
         };
         // A challenge is used up by the message it names, not by the window: two nodes that call each other at once would
         // otherwise shut out the challenge that was overtaken by an answer.
-        if sealed.kind == KIND_CHALLENGE {
-            return self.answer(now, from, &sealed, out);
+        match sealed.kind {
+            KIND_CHALLENGE => return self.answer(now, from, &sealed, out),
+            KIND_PROBE => return self.answer_probe(now, from, &sealed, out),
+            KIND_ANSWER => return self.read_answer(now, from, &sealed),
+            _ => {}
         }
         if self.sessions.get(&known).is_some_and(|session| !session.window.is_fresh(counter)) {
             return Opened::Replayed;
@@ -372,6 +381,9 @@ fn ticks(now: Duration) -> u64 {
 }
 
 const _: () = assert!(MAX_MESSAGE.div_ceil(PIECE) <= MAX_FRAGMENTS as usize);
+
+#[path = "probe.rs"]
+mod probe;
 
 #[cfg(any(test, fuzzing))]
 #[path = "seal_fuzz.rs"]

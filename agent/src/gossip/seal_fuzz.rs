@@ -66,6 +66,12 @@ impl World {
                 assert!(out[0].bytes.len() <= 3 * bytes.len(), "a challenge amplifies");
             }
             Opened::Answered => assert!(!out.is_empty()),
+            Opened::Probed => {
+                assert_eq!(out.len(), 1);
+                assert!(out[0].bytes.len() <= bytes.len(), "an answer amplifies");
+                assert!(self.taken.insert((node, bytes.to_vec())), "a probe answered twice");
+            }
+            Opened::Here(_) => assert!(out.is_empty()),
             Opened::Unopened | Opened::Replayed | Opened::Own => assert!(out.is_empty(), "a reply to noise"),
         }
         assert!(self.nodes[node].sessions() <= MAX_SESSIONS);
@@ -74,7 +80,11 @@ impl World {
 }
 
 pub(in crate::gossip) fn datagram(data: &[u8]) {
-    let node = |n: u8| Sealer::new(&ring(1), "lab", [n; 16], [n ^ 0x55; 32]);
+    let node = |n: u8| {
+        let mut sealer = Sealer::new(&ring(1), "lab", [n; 16], [n ^ 0x55; 32]);
+        sealer.set_address(address(usize::from(n) - 1));
+        sealer
+    };
     let mut world = World {
         nodes: (1..=NODES as u8).map(node).collect(),
         now: Duration::from_secs(1_000),
@@ -143,6 +153,8 @@ pub(in crate::gossip) fn datagram(data: &[u8]) {
                 world.now += Duration::from_millis(u64::from(tape.byte()) * 100);
                 let seal = 1 + tape.below(3) as u8;
                 world.nodes[from].rotate(&ring(seal));
+                let probe = world.nodes[from].probe(world.now, address(from).ip(), address(to));
+                world.send(from, vec![probe.expect("a seal")]);
             }
         }
     }

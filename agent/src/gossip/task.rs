@@ -12,6 +12,7 @@ use super::claim::Claim;
 use super::keys::GossipKeys;
 use super::knowledge::{CLAIM, Knowledge, MAX_VALUE, PARAMETERS};
 use super::network::{Network, Wire};
+use super::prober::Prober;
 use super::run::{self, Ended, Run};
 use super::seal::Sealer;
 use super::signed::Signer;
@@ -176,7 +177,8 @@ impl Gossip {
         let session = clock::random().map_err(StartError::Random)?;
         let secret = clock::random().map_err(StartError::Random)?;
         let dice = u64::from_be_bytes(clock::random().map_err(StartError::Random)?);
-        let sealer = Sealer::new(&config.keys, &config.cluster, session, secret);
+        let mut sealer = Sealer::new(&config.keys, &config.cluster, session, secret);
+        sealer.set_address(advertise);
         let node = config.signer.node_id().clone();
         let shared = Arc::new(Shared {
             knowledge: Mutex::new(Knowledge::new(&config.cluster, node.clone())),
@@ -278,6 +280,12 @@ impl Gossip {
         move |address| {
             let _ = commands.send(Command::Meet(address));
         }
+    }
+
+    /// Knocks at addresses from this gossip's own socket.
+    #[must_use]
+    pub fn prober(&self) -> Prober {
+        Prober::of(Arc::clone(&self.shared.link))
     }
 
     /// Takes another key ring, without a restart.

@@ -3,16 +3,16 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chitchat::transport::{Socket, Transport};
 use chitchat::{ChitchatMessage, Deserializable, Serializable};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 
 use super::network::Wire;
@@ -41,6 +41,7 @@ pub(super) struct Counters {
     dropped_undecoded: AtomicU64,
     challenged: AtomicU64,
     send_failed: AtomicU64,
+    probed: AtomicU64,
     pub(super) ignored_claims: AtomicU64,
     pub(super) restarts: AtomicU64,
 }
@@ -64,6 +65,7 @@ impl Counters {
             restarts: read(&self.restarts),
             dropped_undecoded: read(&self.dropped_undecoded),
             send_failed: read(&self.send_failed),
+            probed: read(&self.probed),
         }
     }
 }
@@ -113,6 +115,9 @@ pub(super) struct Link {
     /// Rings after each message that chitchat has processed.
     pub(super) processed: Notify,
     sealer: Mutex<Sealer>,
+    /// The wire of the present run, for probes. Not held: its address must be free for the next run.
+    wire: Mutex<Option<Weak<dyn Wire>>>,
+    here: broadcast::Sender<SocketAddr>,
     thinning: Mutex<Thinning>,
     started: Instant,
 }
@@ -125,6 +130,8 @@ impl Link {
             counters: Counters::default(),
             processed: Notify::new(),
             sealer: Mutex::new(sealer),
+            wire: Mutex::new(None),
+            here: broadcast::Sender::new(MAX_OUTBOX),
             thinning: Mutex::new(thinning),
             started: Instant::now(),
         }
@@ -148,6 +155,22 @@ impl Link {
         self.thinning().live = live;
     }
 
+    /// Sends a probe; `source` is the address that it leaves from.
+    pub(super) async fn probe(&self, source: IpAddr, to: SocketAddr) -> io::Result<()> {
+        let wire = self.wire.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(Weak::upgrade);
+        let wire = wire.ok_or_else(|| io::Error::other("gossip is starting"))?;
+        let probe = self.sealer().probe(self.now(), source, to).map_err(io::Error::other)?;
+        wire.send_to(&probe.bytes, to).await?;
+        add(&self.counters.sent_datagrams, 1);
+        add(&self.counters.sent_bytes, probe.bytes.len());
+        Ok(())
+    }
+
+    /// The addresses that answer probes from here on.
+    pub(super) fn here(&self) -> broadcast::Receiver<SocketAddr> {
+        self.here.subscribe()
+    }
+
     /// Forgets what was asked of a chitchat that is gone.
     pub(super) fn forget_asked(&self) {
         self.thinning().asked.clear();
@@ -167,6 +190,7 @@ pub(super) struct SealedTransport {
 #[async_trait]
 impl Transport for SealedTransport {
     async fn open(&self, _listen: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
+        *self.link.wire.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(&self.wire));
         Ok(Box::new(SealedSocket {
             link: Arc::clone(&self.link),
             wire: Arc::clone(&self.wire),
@@ -226,6 +250,9 @@ impl SealedSocket {
             Opened::Challenged => add(&counters.challenged, 1),
             Opened::Unopened => add(&counters.dropped_unopened, 1),
             Opened::Replayed => add(&counters.dropped_replayed, 1),
+            Opened::Probed => add(&counters.probed, 1),
+            // Nobody listens while no sweep runs.
+            Opened::Here(address) => drop(self.link.here.send(address)),
             Opened::Partial | Opened::Answered | Opened::Own => {}
         }
         None

@@ -56,6 +56,9 @@ pub struct GossipCounters {
     /// Datagrams or messages that could not be sent.
     #[serde(default)]
     pub send_failed: u64,
+    /// Probes of others that opened.
+    #[serde(default)]
+    pub probed: u64,
 }
 
 /// The whole view at one moment.

@@ -1,13 +1,15 @@
 //! Doing a plan: look again, write the intent, change, write the end. Interrupted anywhere, the next pass goes on.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::core::Known;
-use crate::host::facts::firewall::parse_ufw;
-use crate::host::facts::sysctl::{key_path, plain};
-use crate::host::facts::{kernel, swap};
+use crate::edge::clock;
+use crate::host::facts::kernel;
 use crate::host::ledgered::Ledgered;
-use crate::host::probe::{effect_seen, package_there};
+use crate::host::probe::{effect_seen, probe_again};
+use crate::host::standing::{Standing, standing};
 use crate::host::{
     Change, HostAct, HostError, HostPlan, HostStep, HostWanted, Kind, Level, Machine, ROWS, Record, Reload,
     Tree, plan, probe_as, row,
@@ -62,23 +64,34 @@ pub struct Prepared {
 /// with something that changes the host back.
 const ROUNDS: usize = 4;
 
+/// How long a look at the ports holds for the looks that follow it.
+const MOMENT: Duration = Duration::from_secs(1);
+
 /// Looks, plans and applies until nothing is left to do, or nothing more succeeds.
 ///
 /// # Errors
 /// As [`apply`].
 pub async fn prepare<M: Machine>(machine: &mut M, wanted: &HostWanted) -> Result<Prepared, HostError> {
     let mut reports = Vec::new();
+    let (mut looked, mut facts) = (clock::since_boot(), probe_as(machine.tree(), machine.scope()));
     for _ in 0..ROUNDS {
-        let judged = plan(&probe_as(machine.tree(), machine.scope()), wanted);
+        let judged = plan(&facts, wanted);
         let round = apply(machine, &judged).await?;
         let changed = round.iter().any(|report| report.outcome == Outcome::Done);
         reports.extend(round);
         if !changed {
             return Ok(Prepared { plan: judged, reports });
         }
+        // Most changes take milliseconds; turning swap off may take minutes.
+        let now = clock::since_boot();
+        facts = if now.saturating_sub(looked) < MOMENT {
+            probe_again(machine.tree(), machine.scope(), &facts)
+        } else {
+            looked = now;
+            probe_as(machine.tree(), machine.scope())
+        };
     }
-    let judged = plan(&probe_as(machine.tree(), machine.scope()), wanted);
-    Ok(Prepared { plan: judged, reports })
+    Ok(Prepared { plan: plan(&facts, wanted), reports })
 }
 
 /// Does the steps of a plan in order. What an earlier run left half done is settled first. With nothing to do it reads the
@@ -329,78 +342,4 @@ fn missing_parents(tree: &Tree, path: &str) -> Vec<String> {
         .collect();
     missing.reverse();
     missing
-}
-
-/// Where a thing stands between the two ends of its change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// As before the change.
-    Before,
-    /// As after it.
-    After,
-    /// As neither.
-    Foreign,
-    /// Could not be told.
-    Unknown(String),
-}
-
-pub(super) fn standing(tree: &Tree, change: &Change) -> Standing {
-    match change {
-        Change::File { path, before, after } => match tree.look(path) {
-            Ok(now) if now == *after => Standing::After,
-            Ok(now) if now == *before => Standing::Before,
-            Ok(_) => Standing::Foreign,
-            Err(error) => Standing::Unknown(error.chain()),
-        },
-        Change::Directory { path } => told(tree.there(path), |()| Standing::After, Standing::Before),
-        Change::Swap { path, .. } => told(
-            tree.text("/proc/swaps"),
-            |text| match swap::parse_swaps(&text) {
-                Ok(swaps) if swaps.iter().any(|swap| swap.path == *path) => Standing::Before,
-                Ok(_) => Standing::After,
-                Err(cause) => Standing::Unknown(cause),
-            },
-            Standing::After,
-        ),
-        Change::Module { name } => told(
-            tree.text("/proc/modules"),
-            |text| {
-                if kernel::parse_modules(&text).contains(name) { Standing::After } else { Standing::Before }
-            },
-            Standing::Before,
-        ),
-        Change::Package { package, .. } => {
-            told(package_there(tree, *package), |()| Standing::After, Standing::Before)
-        }
-        Change::Ufw { rule } => {
-            // Each rule stands in the file of its family, or in both.
-            let v4 = tree.text("/etc/ufw/user.rules").map(|text| parse_ufw(&text).contains(rule));
-            let v6 = tree.text("/etc/ufw/user6.rules").map(|text| parse_ufw(&text).contains(rule));
-            match (v4, v6) {
-                (Known::Yes(true), _) | (_, Known::Yes(true)) => Standing::After,
-                (Known::Unknown(unread), _) | (_, Known::Unknown(unread)) => {
-                    Standing::Unknown(unread.to_string())
-                }
-                _ => Standing::Before,
-            }
-        }
-        Change::Sysctl { key, before, after } => told(
-            tree.text(&format!("/proc/sys/{}", key_path(key))),
-            |value| match plain(&value) {
-                value if value == plain(after) => Standing::After,
-                value if value == plain(before) => Standing::Before,
-                _ => Standing::Foreign,
-            },
-            // The key went with its module: nothing of ours is left.
-            Standing::Before,
-        ),
-    }
-}
-
-fn told<T>(known: Known<T>, yes: impl FnOnce(T) -> Standing, absent: Standing) -> Standing {
-    match known {
-        Known::Yes(value) => yes(value),
-        Known::Absent => absent,
-        Known::Unknown(unread) => Standing::Unknown(unread.to_string()),
-    }
 }

@@ -174,7 +174,7 @@ pub fn render_diagnosis(diagnosis: &Diagnosis) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::Known;
+    use crate::core::{Known, Why};
     use crate::edge::clock::Discipline;
     use crate::host::testing::{copy_of, put};
     use crate::host::{Answer, Measured, PeerAnswer, Scope, Tree, probe_as};
@@ -193,6 +193,7 @@ mod tests {
             disk_free_mib: Known::Yes(20_000),
             clock: Known::Yes(Discipline { synchronised: true, offset_micros: 12 }),
             peers: vec![],
+            paths: vec![],
             certificates: Known::Absent,
         });
         facts
@@ -215,6 +216,10 @@ mod tests {
         let facts = seen(tree.path());
         let auto = HostWanted::default();
         let agent = HostWanted { role: WantedRole::Agent, ..HostWanted::default() };
+        let copied = HostWanted {
+            shared: vec![Why::new("machine-id-shared", "node2 has the machine-id of this machine", "")],
+            ..HostWanted::default()
+        };
         let broken = |token_only| HostWanted {
             misconfigured: Some(("servers = 4: allowed are odd numbers".into(), token_only)),
             ..HostWanted::default()
@@ -237,6 +242,7 @@ mod tests {
             ("no API", &silent(6443), &auto, Fit::Neither, false, Some("peer.6443")),
             ("no etcd", &silent(2380), &auto, Fit::Agent, false, Some("peer.2380")),
             ("no kubelet", &silent(10250), &auto, Fit::Server, true, Some("peer.10250")),
+            ("a copied machine", &facts, &copied, Fit::Server, true, Some("machine-id")),
             ("configuration", &facts, &broken(false), Fit::Neither, false, Some("configuration")),
             ("no token yet", &facts, &broken(true), Fit::Server, true, Some("configuration")),
         ] {

@@ -9,8 +9,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::core::Known;
+use crate::edge::path::{self, PathMtu};
 use crate::edge::{clock, fs};
-use crate::host::facts::examined::{Answer, CertificateSeen, Examined, PeerAnswer, parse_validity};
+use crate::host::facts::examined::{Answer, CertificateSeen, Examined, PathSeen, PeerAnswer, parse_validity};
 use crate::host::measure;
 
 /// The ports that k3s's nodes need of each other over TCP.
@@ -64,6 +65,7 @@ pub fn examine(data_dir: &Path) -> Examined {
             Err(error) => Known::unknown("the discipline of the clock", error.to_string()),
         },
         peers: Vec::new(),
+        paths: Vec::new(),
         certificates: certificates(data_dir),
     }
 }
@@ -84,6 +86,39 @@ pub async fn knock(peers: &[Peer]) -> Vec<PeerAnswer> {
     let mut answers = knocks.join_all().await;
     answers.sort_by_key(|(at, _)| *at);
     answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+/// Measures the largest packet that gets to each peer, all at once; takes about 5 s at most.
+pub async fn paths(peers: &[String]) -> Vec<PathSeen> {
+    let mut ways = JoinSet::new();
+    for (at, peer) in peers.iter().cloned().enumerate() {
+        ways.spawn(async move {
+            let mtu = way(&peer).await;
+            (at, PathSeen { peer, mtu })
+        });
+    }
+    let mut seen = ways.join_all().await;
+    seen.sort_by_key(|(at, _)| *at);
+    seen.into_iter().map(|(_, seen)| seen).collect()
+}
+
+async fn way(host: &str) -> PathMtu {
+    let unknown = |cause: String| PathMtu {
+        bytes: Known::unknown("the packets that get there", cause),
+        own: None,
+        silent: false,
+    };
+    // The port is the measurement's own affair.
+    let address = match timeout(KNOCK, lookup_host((host, 0))).await {
+        Err(_) => return unknown("its name was not resolved in time".to_owned()),
+        Ok(Err(error)) => return unknown(error.to_string()),
+        Ok(Ok(mut found)) => match found.next() {
+            Some(address) => address.ip(),
+            None => return unknown("its name has no address".to_owned()),
+        },
+    };
+    let measured = tokio::task::spawn_blocking(move || path::measure(address)).await;
+    measured.unwrap_or_else(|error| unknown(error.to_string()))
 }
 
 async fn one(host: &str, port: u16) -> Answer {
@@ -115,7 +150,7 @@ fn disk_free(dir: &Path) -> Known<u64> {
 }
 
 /// The certificates of k3s that end within years; its CAs stand beside them and are looked at too.
-fn certificates(data_dir: &Path) -> Known<Vec<CertificateSeen>> {
+pub(crate) fn certificates(data_dir: &Path) -> Known<Vec<CertificateSeen>> {
     let mut seen = Vec::new();
     for part in ["server/tls", "server/tls/etcd", "agent"] {
         let directory = data_dir.join(part);

@@ -14,7 +14,7 @@ use crate::core::Known;
 use crate::host::Kept;
 use crate::host::profile::{Manager, Package};
 
-pub use examined::{Answer, CertificateSeen, Examined, PeerAnswer};
+pub use examined::{Answer, CertificateSeen, Examined, PathSeen, PeerAnswer};
 pub use kernel::{Cgroups, OsRelease};
 pub use links::{InitLimits, Link};
 pub use network::{Listener, Protocol};
@@ -73,7 +73,7 @@ pub struct FileFacts {
     pub systemd: Known<()>,
     /// Swap units and services that turn swap on, by name.
     pub units: Known<BTreeMap<String, UnitSeen>>,
-    /// Services and targets that a link in `/etc/systemd/system/*.wants` starts.
+    /// Services and targets that a link in `/etc/systemd/system/*.wants` starts, or in a runlevel of OpenRC, by unit names.
     pub enabled: Known<BTreeSet<String>>,
     /// Effective configuration files of the zram generator, and what stands at their place in `/etc`.
     pub zram: Known<Vec<ZramConfig>>,
@@ -97,8 +97,8 @@ pub struct FileFacts {
     pub ufw_rules: Known<BTreeSet<String>>,
     /// Our two firewalld policies.
     pub firewalld_policies: [Known<Kept>; 2],
-    /// Whether `/etc/nftables.conf` has a chain that drops what it does not know.
-    pub nftables_drops: Known<bool>,
+    /// The rule files of nftables that have a chain that drops what it does not know.
+    pub nftables_drops: Known<BTreeSet<String>>,
     /// The package manager.
     pub manager: Known<Manager>,
     /// Packages of the table that are there, by their effect.

@@ -1,7 +1,5 @@
 //! Entry point of the fuzzer into the host journal: see `crate::fuzz`.
 
-use std::collections::BTreeSet;
-
 use super::journal::Journal;
 use crate::fuzz::check_line;
 
@@ -17,8 +15,6 @@ pub(crate) fn host_journal(data: &[u8]) {
     assert!(!journal.wants_rewriting() || journal.entries().next().is_some());
     let again = Journal::parse(&rewritten).unwrap_or_else(|error| panic!("{error}: {rewritten}"));
     assert!(again.entries().eq(before.entries()));
-    // A reload that only an undone change owes is not in the new text: it stays in memory until it was done.
-    let standing: BTreeSet<_> =
-        before.entries().filter(|entry| entry.done).filter_map(|entry| entry.change.reload()).collect();
-    assert!(again.owed().iter().eq(before.owed().intersection(&standing)), "{rewritten}");
+    assert_eq!(again.owed(), before.owed(), "{rewritten}");
+    assert!(again.next() > 0);
 }

@@ -140,7 +140,16 @@ pub enum Record {
         /// Who.
         what: Reload,
     },
+    /// Somebody must still read its files again, and no change that stands says so: what an undone one owes.
+    Owed {
+        /// Who.
+        what: Reload,
+    },
 }
+
+/// Numbers from here on are none that Muster counted to: a journal that has one is not taken at its word, and counting on from
+/// any other never ends.
+const NUMBERS: u64 = 1 << 53;
 
 /// A journal that cannot be taken at its word: nothing is changed on the strength of it.
 #[derive(Debug, thiserror::Error)]
@@ -159,6 +168,16 @@ pub enum JournalError {
     /// A record about a change that was never intended.
     #[error("line {line} of the host journal speaks of change {n}, which is not in it")]
     Stray {
+        /// Which line.
+        line: usize,
+        /// The number.
+        n: u64,
+    },
+    /// A change with a number that is out of all proportion.
+    #[error(
+        "line {line} of the host journal numbers a change {n}, which Muster never counts to; move the journal away to give up undoing what is in it"
+    )]
+    Number {
         /// Which line.
         line: usize,
         /// The number.
@@ -204,6 +223,11 @@ impl Journal {
             };
             let record = serde_json::from_str(whole)
                 .map_err(|source| JournalError::Damaged { line: index + 1, source })?;
+            if let Record::Intent { n, .. } = record
+                && n >= NUMBERS
+            {
+                return Err(JournalError::Number { line: index + 1, n });
+            }
             journal.add(record).map_err(|n| JournalError::Stray { line: index + 1, n })?;
         }
         Ok(journal)
@@ -231,6 +255,9 @@ impl Journal {
             }
             Record::Reloaded { what } => {
                 self.owed.remove(&what);
+            }
+            Record::Owed { what } => {
+                self.owed.insert(what);
             }
         }
         Ok(())
@@ -266,7 +293,7 @@ impl Journal {
         self.torn || (self.owed.is_empty() && self.records > 64 + 4 * self.entries.len())
     }
 
-    /// The shortest text that says the same. What is owed is repeated by way of its change.
+    /// The shortest text that says the same. What is owed is repeated by way of its change where that stands.
     ///
     /// # Errors
     /// When a record cannot be written as JSON.
@@ -291,6 +318,10 @@ impl Journal {
             .collect();
         for what in again.difference(&self.owed) {
             text += &line(&Record::Reloaded { what: *what })?;
+            records += 1;
+        }
+        for what in self.owed.difference(&again) {
+            text += &line(&Record::Owed { what: *what })?;
             records += 1;
         }
         self.torn = false;
@@ -362,5 +393,33 @@ mod tests {
         let mut journal = Journal::parse(&text(&records)).unwrap();
         assert!(journal.owed().is_empty() && !journal.is_unsettled());
         assert!(Journal::parse(&journal.rewritten().unwrap()).unwrap().owed().is_empty());
+    }
+
+    #[test]
+    fn a_reload_that_an_undone_change_owes_outlives_a_torn_line() {
+        let change = Change::File { path: FSTAB.into(), before: None, after: Some(Kept::null_link()) };
+        let undone = text(&[
+            Record::Intent { n: 1, row: "swap".into(), change },
+            Record::Done { n: 1 },
+            Record::Reloaded { what: Reload::Units },
+            Record::Undone { n: 1 },
+        ]);
+        let mut journal = Journal::parse(&(undone + "{\"record\":")).unwrap();
+        assert!(journal.owed().contains(&Reload::Units));
+        let rewritten = journal.rewritten().unwrap();
+        let again = Journal::parse(&rewritten).unwrap();
+        assert_eq!(again.owed(), journal.owed(), "{rewritten}");
+        assert_eq!(again.entries().count(), 0);
+        let done = rewritten + &line(&Record::Reloaded { what: Reload::Units }).unwrap();
+        assert!(Journal::parse(&done).unwrap().owed().is_empty());
+    }
+
+    #[test]
+    fn a_number_that_nobody_counts_to_is_refused_and_every_other_has_a_next() {
+        for n in [u64::MAX, NUMBERS] {
+            let error = Journal::parse(&text(&[intent(1), intent(n)])).unwrap_err();
+            assert!(matches!(error, JournalError::Number { line: 2, .. }), "{error}");
+        }
+        assert_eq!(Journal::parse(&text(&[intent(NUMBERS - 1)])).unwrap().next(), NUMBERS);
     }
 }

@@ -1,9 +1,9 @@
 //! The journal with its file: written before the host is changed, settled by what the host says.
 
 use crate::core::Known;
-use crate::host::apply::{Standing, standing};
 use crate::host::journal::line;
-use crate::host::{HostError, Journal, Machine, Record, Scope};
+use crate::host::standing::{Standing, standing};
+use crate::host::{Change, HostError, Journal, Machine, Record, Scope};
 
 /// The journal with its file.
 pub(super) struct Ledgered {
@@ -59,6 +59,13 @@ impl Ledgered {
     pub(super) fn settle<M: Machine>(&mut self, machine: &mut M) -> Result<(), HostError> {
         let open: Vec<_> = self.journal.entries().filter(|entry| !entry.done).cloned().collect();
         for entry in open {
+            if let Change::File { path, .. } = &entry.change
+                && let Err(error) = machine.sweep(path)
+            {
+                // Its entry stays open, so that the next pass comes back for it.
+                tracing::warn!("what an interrupted change left beside {path} stays: {}", error.chain());
+                continue;
+            }
             match standing(machine.tree(), &entry.change) {
                 // A foreign state keeps its entry: revert will name it and leave it alone.
                 Standing::After | Standing::Foreign => self.write(machine, Record::Done { n: entry.n })?,

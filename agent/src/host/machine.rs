@@ -69,6 +69,11 @@ pub trait Machine: Send {
     /// # Errors
     /// As [`Tree::put`].
     fn put(&mut self, path: &str, state: Option<&Kept>) -> Result<(), HostError>;
+    /// Takes away what a [`Machine::put`] to this path left beside it when its process died in the middle.
+    ///
+    /// # Errors
+    /// When something of it stays.
+    fn sweep(&mut self, path: &str) -> Result<(), HostError>;
     /// Makes one directory, mode 0755.
     ///
     /// # Errors
@@ -218,6 +223,10 @@ impl Machine for LocalMachine {
 
     fn put(&mut self, path: &str, state: Option<&Kept>) -> Result<(), HostError> {
         self.tree.put(path, state)
+    }
+
+    fn sweep(&mut self, path: &str) -> Result<(), HostError> {
+        self.tree.sweep(path)
     }
 
     fn make_directory(&mut self, path: &str) -> Result<(), HostError> {

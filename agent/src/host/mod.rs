@@ -11,10 +11,11 @@
 //! what its absence means for the node's part in the cluster. The same plan serves a running machine and a mounted image:
 //! an image has no running kernel, so only its files are judged and changed.
 //!
-//! `facts`, `profile`, `plan` and `render` are pure. `tree`, `machine`, `probe` and `measure` touch the machine. Every
+//! `facts`, `profile`, `plan` and `render` are pure. `tree`, `machine`, `probe`, `measure`, `examine` and `clock` touch the machine. Every
 //! change is written to the journal, synced, before it is made.
 
 mod apply;
+mod clock;
 mod content;
 mod doctor;
 mod error;
@@ -31,31 +32,38 @@ mod probe;
 mod profile;
 mod render;
 mod revert;
+mod standing;
 mod table;
 mod tree;
 
+#[cfg(test)]
+mod bad_input_tests;
+#[cfg(test)]
+mod boot_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 
 pub use apply::{Outcome, Prepared, StepReport, apply, prepare};
+pub use clock::clock;
 pub use content::{Content, Kept};
 pub use doctor::{Diagnosis, Fit, Identity, diagnose, render_diagnosis};
 pub use error::HostError;
-pub use examine::{PEER_PORTS, Peer, examine, knock};
+pub(crate) use examine::certificates;
+pub use examine::{PEER_PORTS, Peer, examine, knock, paths};
 pub use facts::examined::{fitness, shortcomings};
 pub use facts::{
     ActiveSwap, Answer, CertificateSeen, Cgroups, Examined, FileFacts, HostFacts, InitLimits, Link, Listener,
-    LiveFacts, OsRelease, PeerAnswer, Protocol, Scope, SysctlFile, UnitSeen, ZramConfig,
+    LiveFacts, OsRelease, PathSeen, PeerAnswer, Protocol, Scope, SysctlFile, UnitSeen, ZramConfig,
 };
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzz::host_journal as fuzz;
 pub use journal::{Change, Entry, Journal, JournalError, Record};
 pub use machine::{LocalMachine, Machine, Reload};
 pub use measure::{Measured, class, measure};
-pub use plan::{Finding, HostAct, HostPlan, HostStep, HostWanted, RowState, Verdict, plan};
-pub use probe::{name_owners, probe, probe_as};
+pub use plan::{Finding, HostAct, HostPlan, HostStep, HostWanted, RowState, Verdict, narrow, plan};
+pub use probe::{container, name_owners, probe, probe_as};
 pub use profile::{
     Applies, Blocks, Check, Effect, Kind, Level, Manager, Need, Opening, PORTS, Package, Port, ROWS, Row,
     Wish, document_ports, nearest_row, row,

@@ -6,22 +6,26 @@
 mod checks;
 mod closer;
 mod firewall;
+mod kept;
 mod kernel;
 mod own;
+mod step;
 mod swap;
 
 use std::collections::BTreeSet;
-use std::fmt;
+use std::net::IpAddr;
 
-use serde::ser::SerializeStruct;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
+
+pub use closer::narrow;
+pub use step::{HostAct, HostStep};
 
 use crate::config::{Limits, Settings};
 use crate::core::Why;
 use crate::gossip::WantedRole;
 use crate::host::facts::Scope;
 use crate::host::profile::nearest_row;
-use crate::host::{Blocks, HostFacts, Kept, Kind, Level, Manager, Need, Opening, Package, ROWS, Row, row};
+use crate::host::{Blocks, HostFacts, Kind, Level, Need, Opening, ROWS, Row, row};
 
 /// What the caller wants of the host and knows about it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -48,14 +52,20 @@ pub struct HostWanted {
     pub interface: Option<String>,
     /// Wanted servers and founders, for the doctor's word on them.
     pub counts: Option<(usize, usize)>,
+    /// The voters of etcd by a running agent's word, for the same; none where none is known.
+    pub voters: Option<usize>,
     /// Modules that come on request.
     pub modules: BTreeSet<String>,
+    /// Whether pods or nodes have addresses of IPv6.
+    pub ipv6: bool,
     /// Packages that come on request.
     pub packages: BTreeSet<String>,
     /// What shall be open; none while nothing is known of the configuration.
     pub opening: Option<Opening>,
     /// Whether a firewall is opened, or only reported.
     pub open_firewall: bool,
+    /// What a running agent found this machine to share with others; for the doctor.
+    pub shared: Vec<Why>,
     /// Why the configuration does not hold, and whether a token is all that it lacks; for the doctor.
     pub misconfigured: Option<(String, bool)>,
 }
@@ -88,17 +98,20 @@ impl HostWanted {
             role: settings.role,
             k3s_runs,
             gossip_port: (!agent_runs).then_some(settings.gossip_port),
-            node_address_given: settings.node_ip.is_some() || settings.interface.is_some(),
+            node_address_given: !settings.node_ips.is_empty() || settings.interface.is_some(),
             node_name_given: settings.node_name.is_some(),
             k3s_version: settings.k3s.version.clone(),
             flannel_backend: settings.k3s.flannel_backend.clone(),
             limits: settings.host.limits,
             interface: settings.interface.clone(),
             counts: None,
+            voters: None,
             modules,
+            ipv6: settings.k3s.cluster_cidr.contains(':') || settings.node_ips.iter().any(IpAddr::is_ipv6),
             packages: settings.host.packages.clone(),
             opening: Some(Opening::of(settings)),
             open_firewall: settings.host.open_firewall,
+            shared: Vec::new(),
             misconfigured: None,
         }
     }
@@ -148,105 +161,6 @@ pub struct Finding {
     pub blocks: Blocks,
     /// The reason: rule `host.<row>`, what was seen, what to do.
     pub why: Why,
-}
-
-/// One change of the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HostAct {
-    /// Swap off on one area.
-    SwapOff {
-        /// Path of the area, as the kernel names it.
-        path: String,
-        /// Its priority, to put back.
-        priority: i32,
-    },
-    /// A file or link put in place, or taken away.
-    PutFile {
-        /// Absolute path on the host.
-        path: String,
-        /// What stands there now: asked again just before.
-        before: Option<Kept>,
-        /// What shall stand there.
-        after: Option<Kept>,
-        /// For people: what this does.
-        does: String,
-        /// For people: what changes in it, never a whole file.
-        lines: Vec<String>,
-    },
-    /// systemd told to read its units again.
-    ReloadUnits,
-    /// A module loaded.
-    LoadModule {
-        /// Its name.
-        name: &'static str,
-    },
-    /// A package installed.
-    Install {
-        /// What it is wanted for.
-        package: Package,
-        /// By which manager.
-        manager: Manager,
-    },
-    /// A rule added to ufw.
-    UfwAllow {
-        /// As `ufw allow` takes it.
-        rule: String,
-    },
-    /// A sysctl set in the running kernel.
-    SetSysctl {
-        /// Its key, with dots.
-        key: &'static str,
-        /// Its value now: asked again just before.
-        before: String,
-        /// Its value then.
-        after: String,
-    },
-}
-
-impl fmt::Display for HostAct {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            HostAct::SwapOff { path, .. } => write!(f, "turn off swap on {path}"),
-            HostAct::PutFile { does, .. } => f.write_str(does),
-            HostAct::ReloadUnits => f.write_str("let systemd read its units again"),
-            HostAct::Install { package, manager } => {
-                write!(f, "install the package {}", package.name(*manager))
-            }
-            HostAct::UfwAllow { rule } => write!(f, "ufw allow {rule}"),
-            HostAct::LoadModule { name } => write!(f, "load the module {name}"),
-            HostAct::SetSysctl { key, before, after } => write!(f, "set {key} from {before} to {after}"),
-        }
-    }
-}
-
-/// One step of a plan, with its reason.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostStep {
-    /// The row it serves.
-    pub row: &'static str,
-    /// Needed or wished.
-    pub level: Level,
-    /// What is done.
-    pub act: HostAct,
-    /// Why.
-    pub why: Why,
-}
-
-/// For people and machines alike: what it does and why, never the content of a file.
-impl Serialize for HostStep {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let lines = match &self.act {
-            HostAct::PutFile { lines, .. } => lines.as_slice(),
-            _ => &[],
-        };
-        let mut fields = serializer.serialize_struct("HostStep", 5)?;
-        fields.serialize_field("row", self.row)?;
-        fields.serialize_field("level", &self.level)?;
-        fields.serialize_field("does", &self.act.to_string())?;
-        fields.serialize_field("lines", lines)?;
-        fields.serialize_field("why", &self.why)?;
-        fields.end()
-    }
 }
 
 /// The whole judgement.
@@ -372,7 +286,7 @@ pub fn plan(facts: &HostFacts, wanted: &HostWanted) -> HostPlan {
             ),
         });
     }
-    let asked = |row: &&Row| row.applies.to(wanted.role) && row.is_asked(&wanted.modules, &wanted.packages);
+    let asked = |row: &&Row| row.applies.to(wanted.role) && row.is_asked(wanted);
     for row in ROWS.iter().filter(asked) {
         if wanted.skip.contains(row.name) {
             plan.rows.push(state(row, Verdict::Skipped, false, "switched off by host.skip".into()));

@@ -1,6 +1,7 @@
 //! Reads what the rows are judged by. Nothing is changed, no process is started; a live look takes a few milliseconds.
 
 mod live;
+mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,7 +14,9 @@ use crate::host::{
     NETWORK_MANAGER_FILE, SYSCTL_FILE, Scope, SysctlFile, Tree, UnitSeen, ZramConfig,
 };
 
+pub use live::container;
 pub(super) use live::effect_seen;
+use services::{enabled, is_openrc, nftables_drops};
 
 /// Looks at the running machine for `/`, and at the files of an image for any other root.
 #[must_use]
@@ -25,8 +28,19 @@ pub fn probe(root: &Path) -> HostFacts {
 /// Looks at a tree as one or the other: a captured machine has its `/proc` in the tree.
 #[must_use]
 pub fn probe_as(tree: &Tree, scope: Scope) -> HostFacts {
+    look(tree, scope, None)
+}
+
+/// Looks once more at what was looked at a moment ago. Which sockets wait for traffic is taken from that look: the kernel walks its
+/// whole table for it, which takes longer than all the rest.
+#[must_use]
+pub(super) fn probe_again(tree: &Tree, scope: Scope, before: &HostFacts) -> HostFacts {
+    look(tree, scope, before.live.as_ref().map(|live| live.listeners.clone()))
+}
+
+fn look(tree: &Tree, scope: Scope, heard: Option<Known<Vec<Listener>>>) -> HostFacts {
     let owner = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    let live = (scope == Scope::Live).then(|| live::live(tree));
+    let live = (scope == Scope::Live).then(|| live::live(tree, heard));
     HostFacts { owner, files: files(tree, scope), live, examined: None }
 }
 
@@ -89,7 +103,7 @@ fn files(tree: &Tree, scope: Scope) -> FileFacts {
             },
         },
         firewalld_policies: FIREWALLD_FILES.map(|path| tree.known(path)),
-        nftables_drops: tree.text("/etc/nftables.conf").map(|text| firewall::parse_nftables(&text)),
+        nftables_drops: nftables_drops(tree),
         manager: manager(tree),
         packages: Package::ALL.map(|package| (package, package_there(tree, package))).into(),
         selinux_policy: first(
@@ -157,24 +171,6 @@ fn parsed<T>(text: Known<String>, what: &str, parse: impl FnOnce(&str) -> Result
         Known::Absent => Known::Absent,
         Known::Unknown(unread) => Known::Unknown(unread),
     }
-}
-
-fn enabled(tree: &Tree) -> Known<BTreeSet<String>> {
-    let directories = match tree.names(FileFacts::UNITS) {
-        Known::Yes(names) => names,
-        Known::Absent => return Known::Absent,
-        Known::Unknown(unread) => return Known::Unknown(unread),
-    };
-    let mut enabled = BTreeSet::new();
-    for directory in directories.iter().filter(|name| name.ends_with(".wants") || name.ends_with(".requires"))
-    {
-        match tree.names(&format!("{}/{directory}", FileFacts::UNITS)) {
-            Known::Yes(names) => enabled.extend(names),
-            Known::Absent => {}
-            Known::Unknown(unread) => return Known::Unknown(unread),
-        }
-    }
-    Known::Yes(enabled)
 }
 
 /// Whether a directory is a place of its own: `/run` of an image is nobody's, and where `/lib` is a link to `/usr/lib` its
@@ -309,14 +305,25 @@ fn sysctl_others(tree: &Tree, scope: Scope) -> Known<Vec<SysctlFile>> {
         }
     }
     let mut files = sysctl::in_order(files);
-    // systemd leaves this file alone (Debian links to it from sysctl.d); procps, which OpenRC runs, reads it last.
-    let procps =
-        tree.there("/usr/lib/systemd/system").is_absent() && tree.there("/lib/systemd/system").is_absent();
-    if procps && let Known::Yes(text) = tree.text("/etc/sysctl.conf") {
+    // systemd leaves this file alone; Debian links to it from sysctl.d.
+    if is_openrc(tree)
+        && let Known::Yes(text) = tree.text("/etc/sysctl.conf")
+    {
         let sets = sysctl::parse_file(&text);
-        files.push(SysctlFile { path: "/etc/sysctl.conf".into(), name: String::new(), sets });
+        // Its name puts it after every other, or before.
+        let (at, name) = if read_first(tree) { (0, "0".to_owned()) } else { (files.len(), String::new()) };
+        files.insert(at, SysctlFile { path: "/etc/sysctl.conf".into(), name, sets });
     }
     Known::Yes(files)
+}
+
+/// Whether OpenRC reads `/etc/sysctl.conf` before the files of sysctl.d: its own script does where sysctl is busybox's. procps reads
+/// it last, and so does the script that Alpine put in the place of OpenRC's.
+fn read_first(tree: &Tree) -> bool {
+    let own = tree.text("/etc/init.d/sysctl").yes().is_some_and(|text| text.contains("BSD_sysctl"));
+    own && ["/sbin/sysctl", "/usr/sbin/sysctl", "/bin/sysctl"].into_iter().any(
+        |path| matches!(tree.look(path), Ok(Some(Kept::Link { target })) if target.ends_with("/busybox")),
+    )
 }
 
 /// Finds the names of the processes that hold the listening sockets on these ports. Walks `/proc/*/fd`, so it is for the

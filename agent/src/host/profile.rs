@@ -7,9 +7,8 @@ mod packages;
 mod ports;
 mod rows;
 
-use std::collections::BTreeSet;
-
 use crate::gossip::WantedRole;
+use crate::host::HostWanted;
 use crate::host::facts::Protocol;
 
 pub use packages::{Manager, Package};
@@ -112,6 +111,8 @@ pub enum Check {
     CgroupVersion,
     /// A module that is loaded, built in, or can be loaded on demand.
     Loadable(&'static str),
+    /// At least one of these modules, in the same sense.
+    AnyLoadable(&'static [&'static str]),
     /// A port that nobody else has.
     Port(Protocol, u16),
     /// The configured gossip port.
@@ -152,6 +153,8 @@ pub enum Check {
     TimeOffset,
     /// k3s's certificates hold for a while.
     Certificates,
+    /// Packets of the own interface's size get to the peers.
+    PathMtu,
     /// Peers that were given answer on this TCP port; on ports that have no row of their own, when it is none.
     Peers(Option<u16>),
 }
@@ -201,6 +204,9 @@ pub struct Row {
 /// Modules that are loaded only when somebody asks for them.
 const ON_REQUEST: [&str; 2] = ["wireguard", "ip_vs"];
 
+/// Asked for by networks or addresses of IPv6.
+pub(in crate::host) const IPV6_FORWARDING: &str = "net.ipv6.conf.all.forwarding";
+
 /// The row of a name.
 #[must_use]
 pub fn row(name: &str) -> Option<&'static Row> {
@@ -215,12 +221,13 @@ pub fn nearest_row(text: &str) -> &'static str {
 }
 
 impl Row {
-    /// Whether anybody asked for it: every row but the modules and packages that come on request.
+    /// Whether anybody asked for it: every row but the modules, packages and the sysctl that come on request.
     #[must_use]
-    pub fn is_asked(&self, modules: &BTreeSet<String>, packages: &BTreeSet<String>) -> bool {
+    pub fn is_asked(&self, wanted: &HostWanted) -> bool {
         match self.kind {
-            Kind::Module(name, _) => !ON_REQUEST.contains(&name) || modules.contains(name),
-            Kind::Package(package) => packages.contains(package.word()),
+            Kind::Module(name, _) => !ON_REQUEST.contains(&name) || wanted.modules.contains(name),
+            Kind::Package(package) => wanted.packages.contains(package.word()),
+            Kind::Sysctl(IPV6_FORWARDING, _) => wanted.ipv6,
             _ => true,
         }
     }
@@ -288,13 +295,19 @@ impl Check {
             Check::CgroupControllers => "`cgroup.controllers`, or `/proc/cgroups` for version 1".into(),
             Check::CgroupVersion => "version 2, or k3s older than 1.35".into(),
             Check::Loadable(name) => format!("`{name}` loaded, built in, or in `modules.dep`"),
+            Check::AnyLoadable(names) => {
+                let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+                format!("{} loaded, built in, or in `modules.dep`", names.join(" or "))
+            }
             Check::Port(Protocol::Tcp, port) => format!("TCP {port} free while k3s does not run"),
             Check::Port(Protocol::Udp, port) => format!("UDP {port} free while k3s does not run"),
             Check::GossipPort => "the configured UDP port free while the agent does not hold it".into(),
             Check::RouterAdvertisements => {
                 "`accept_ra` of the interface of an advertised default route".into()
             }
-            Check::ReversePath => "`net.ipv4.conf.all.rp_filter` is not 1".into(),
+            Check::ReversePath => {
+                "the larger of `net.ipv4.conf.all.rp_filter` and the node's interface's own is not 1".into()
+            }
             Check::NameServers => "`/etc/resolv.conf`, `/run/systemd/resolve/resolv.conf`".into(),
             Check::NmCloudSetup => "nm-cloud-setup enabled".into(),
             Check::Selinux => "`/sys/fs/selinux/enforce`, the policy's files".into(),
@@ -305,7 +318,9 @@ impl Check {
             Check::ProductUuid => "`/sys/class/dmi/id/product_uuid`".into(),
             Check::HardwareAddress => "`/sys/class/net/*/address` of the node's interface".into(),
             Check::Configuration => "doctor: every source of the configuration".into(),
-            Check::OddServers => "doctor: `servers`, `founders`".into(),
+            Check::OddServers => {
+                "doctor: the voters that a running agent knows; else `servers`, `founders`".into()
+            }
             Check::DiskLatency => "doctor, agent: see below; `host.max-fsync-ms`".into(),
             Check::DiskFree => {
                 "doctor, agent: free MiB below `k3s.data-dir`; `host.min-disk-free-mib`".into()
@@ -313,6 +328,10 @@ impl Check {
             Check::TimeSync => "doctor: adjtimex says that the clock is synchronised".into(),
             Check::TimeOffset => "doctor, agent: adjtimex; `host.max-clock-offset-ms`".into(),
             Check::Certificates => "doctor: `*.crt` below `k3s.data-dir`, against the wall clock".into(),
+            Check::PathMtu => {
+                "agent, with live peers; doctor, with `--peer` or peers remembered: datagrams to UDP 33434 that are not cut in pieces"
+                    .into()
+            }
             Check::Peers(Some(port)) => format!("doctor `--peer`: TCP {port} answers or refuses within 2 s"),
             Check::Peers(None) => "doctor `--peer`: another TCP port that was given".into(),
         }
@@ -321,6 +340,8 @@ impl Check {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]

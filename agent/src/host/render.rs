@@ -27,10 +27,11 @@ pub fn modules_file<'a>(modules: impl IntoIterator<Item = &'a str>) -> String {
     format!("{HEAD}{lines}")
 }
 
-/// A sysctl.d(5) file. The leading dash tolerates a key whose module is not there yet.
+/// A sysctl.d(5) file in the one form that every reader takes: busybox knows no leading dash that would tolerate a key that is not
+/// there, and OpenRC's script gives it the line's first word. So only keys that are there when it is read may stand in it.
 #[must_use]
 pub fn sysctl_file<'a>(values: impl IntoIterator<Item = (&'a str, String)>) -> String {
-    let lines: String = values.into_iter().map(|(key, value)| format!("-{key} = {value}\n")).collect();
+    let lines: String = values.into_iter().map(|(key, value)| format!("{key}={value}\n")).collect();
     format!("{HEAD}{lines}")
 }
 

@@ -1,7 +1,8 @@
 //! Taking back exactly what was done: the journal, backwards. What somebody else changed since is named and left alone.
 
-use crate::host::apply::{Standing, reload_owed, standing};
+use crate::host::apply::reload_owed;
 use crate::host::ledgered::Ledgered;
+use crate::host::standing::{Standing, standing};
 use crate::host::{Change, Entry, HostError, Level, Machine, Outcome, Record, StepReport, row};
 
 /// Undoes every change in the journal, the latest first; the journal goes when nothing is left in it.
@@ -24,18 +25,7 @@ async fn locked<M: Machine>(machine: &mut M) -> Result<Vec<StepReport>, HostErro
     let entries: Vec<Entry> = journal.journal.entries().rev().cloned().collect();
     let mut reports = Vec::new();
     for entry in entries {
-        let outcome = match standing(machine.tree(), &entry.change) {
-            Standing::Before => Outcome::AlreadySo,
-            Standing::Foreign => Outcome::ChangedByOthers(format!(
-                "{} changed since muster changed it; it was not touched, and its old state stays in the journal",
-                entry.change
-            )),
-            Standing::Unknown(cause) => Outcome::Failed(cause),
-            Standing::After => match undo(machine, &entry.change).await {
-                Ok(()) => Outcome::Done,
-                Err(error) => Outcome::Failed(error.chain()),
-            },
-        };
+        let outcome = take_back(machine, &entry.change).await;
         if matches!(outcome, Outcome::Done | Outcome::AlreadySo) {
             journal.write(machine, Record::Undone { n: entry.n })?;
         }
@@ -51,6 +41,26 @@ async fn locked<M: Machine>(machine: &mut M) -> Result<Vec<StepReport>, HostErro
         machine.journal_replace(None)?;
     }
     Ok(reports)
+}
+
+async fn take_back<M: Machine>(machine: &mut M, change: &Change) -> Outcome {
+    // Of an apply that died, or of a revert before this one.
+    if let Change::File { path, .. } = change
+        && let Err(error) = machine.sweep(path)
+    {
+        return Outcome::Failed(error.chain());
+    }
+    match standing(machine.tree(), change) {
+        Standing::Before => Outcome::AlreadySo,
+        Standing::Foreign => Outcome::ChangedByOthers(format!(
+            "{change} changed since muster changed it; it was not touched, and its old state stays in the journal"
+        )),
+        Standing::Unknown(cause) => Outcome::Failed(cause),
+        Standing::After => match undo(machine, change).await {
+            Ok(()) => Outcome::Done,
+            Err(error) => Outcome::Failed(error.chain()),
+        },
+    }
 }
 
 async fn undo<M: Machine>(machine: &mut M, change: &Change) -> Result<(), HostError> {

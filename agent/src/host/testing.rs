@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::core::Known;
+use crate::edge::exec::ExecError;
 use crate::edge::fs;
 use crate::host::facts::swap::{FstabLine, fstab_line, parse_swaps, swap_unit};
 use crate::host::facts::sysctl::key_path;
@@ -19,7 +20,8 @@ pub enum Fault {
     DieBefore,
     /// The process dies after it, before anybody is told.
     DieAfter,
-    /// A line of the journal is written in part, then the process dies; another change dies before it.
+    /// The process dies in the middle: a line of the journal is written in part, and a file that is put lies half written
+    /// under its temporary name. Another change dies before it.
     Tear,
     /// The power goes before it, and what was added to the journal without a sync is lost.
     Lose,
@@ -37,6 +39,10 @@ pub struct PlayedMachine {
     pub reloads: Vec<Reload>,
     /// A GPT swap partition that systemd's generator takes up once fstab has no swap line.
     pub gpt_swap: bool,
+    /// Below this directory no file can be put.
+    pub read_only: Option<&'static str>,
+    /// None of the distribution's programs is there.
+    pub toolless: bool,
     fault: Option<(usize, Fault)>,
     dead: bool,
     /// Bytes at the end of the journal that are not synced.
@@ -151,6 +157,8 @@ impl PlayedMachine {
             changes: 0,
             reloads: Vec::new(),
             gpt_swap: false,
+            read_only: None,
+            toolless: false,
             fault: None,
             dead: false,
             lost: 0,
@@ -195,6 +203,26 @@ impl PlayedMachine {
             fs::write_volatile(&self.journal_path(), &text.as_bytes()[..text.len() - self.lost], 0o600)
                 .unwrap();
         }
+    }
+
+    /// What the kernel says of a change below a file system that is read-only.
+    fn writable(&self, path: &str) -> Result<(), HostError> {
+        match self.read_only {
+            Some(directory) if path.starts_with(directory) => Err(HostError::Way {
+                path: path.into(),
+                source: std::io::Error::from_raw_os_error(libc::EROFS),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What starting a program says that is not there.
+    fn tool(&self, command: &str) -> Result<(), ExecError> {
+        if !self.toolless {
+            return Ok(());
+        }
+        let source = std::io::Error::from_raw_os_error(libc::ENOENT);
+        Err(ExecError::Start { command: command.to_owned(), source })
     }
 
     fn plain(&mut self, act: impl FnOnce(&mut Self) -> Result<(), HostError>) -> Result<(), HostError> {
@@ -289,10 +317,29 @@ impl Machine for PlayedMachine {
     fn unlock(&mut self) {}
 
     fn put(&mut self, path: &str, state: Option<&Kept>) -> Result<(), HostError> {
-        self.plain(|machine| machine.tree.put(path, state))
+        self.writable(path)?;
+        self.change(
+            |machine| machine.tree.put(path, state),
+            |machine| {
+                let left = machine.tree.at(path).unwrap().with_file_name(".muster-h4LfWr");
+                match state {
+                    Some(Kept::File { content, .. }) => {
+                        let half = &content.bytes()[..content.bytes().len() / 2];
+                        fs::write_volatile(&left, half, 0o600).unwrap();
+                    }
+                    Some(Kept::Link { target }) => std::os::unix::fs::symlink(target, left).unwrap(),
+                    None => {}
+                }
+            },
+        )
+    }
+
+    fn sweep(&mut self, path: &str) -> Result<(), HostError> {
+        self.plain(|machine| machine.tree.sweep(path))
     }
 
     fn make_directory(&mut self, path: &str) -> Result<(), HostError> {
+        self.writable(path)?;
         self.plain(|machine| Ok(fs::create_directory(&machine.tree.at(path)?, 0o755)?))
     }
 
@@ -324,6 +371,8 @@ impl Machine for PlayedMachine {
     }
 
     async fn load_module(&mut self, name: &str) -> Result<(), HostError> {
+        let fail = |source| HostError::Module { way: "load", name: name.to_owned(), source };
+        self.tool(&format!("modprobe -- {name}")).map_err(fail)?;
         self.plain(|machine| {
             machine.lines("/proc/modules", |lines| lines.push(format!("{name} 16384 0 - Live 0x0")));
             let root = machine.root();
@@ -396,6 +445,7 @@ impl Machine for PlayedMachine {
     }
 
     async fn reload(&mut self, what: Reload) -> Result<(), HostError> {
+        self.tool("systemctl daemon-reload").map_err(|source| HostError::Reload { what, source })?;
         self.plain(|machine| {
             machine.reloads.push(what);
             if what == Reload::Units {

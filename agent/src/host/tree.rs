@@ -169,6 +169,32 @@ impl Tree {
         }
         Ok(())
     }
+
+    /// Takes away what [`Tree::put`] to this path left beside it when its process died in the middle. Nothing else may be putting
+    /// there: the lock of the host sees to that.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed, or something of it stays.
+    pub fn sweep(&self, path: &str) -> Result<(), HostError> {
+        let at = self.at(path)?;
+        let Some(directory) = at.parent() else { return Ok(()) };
+        let names = match fs::known_names(directory) {
+            Known::Yes(names) => names,
+            Known::Absent => return Ok(()),
+            Known::Unknown(unread) => {
+                let source = std::io::Error::other(unread.cause);
+                return Err(fs::FsError::Read { path: directory.to_owned(), source }.into());
+            }
+        };
+        for name in names.iter().filter(|name| fs::is_temporary(name)) {
+            let left = directory.join(name);
+            // A directory of such a name is none of ours.
+            if std::fs::symlink_metadata(&left).is_ok_and(|seen| seen.is_file() || seen.is_symlink()) {
+                fs::remove(&left)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -186,6 +212,24 @@ mod tests {
         assert!(tree.known("/etc/fstab").is_unknown());
         assert!(tree.names("/etc").is_unknown());
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_what_a_put_left_is_swept() {
+        let image = tempfile::tempdir().unwrap();
+        let etc = image.path().join("etc");
+        std::fs::create_dir(&etc).unwrap();
+        std::fs::create_dir(etc.join(".muster-dIrect")).unwrap();
+        for name in [".muster-Ab12Cd", ".muster-notes.txt", ".muster-abc", "muster-Ab12Cd", "fstab"] {
+            fs::write_volatile(&etc.join(name), b"x", 0o600).unwrap();
+        }
+        std::os::unix::fs::symlink("/dev/null", etc.join(".muster-xyzXYZ")).unwrap();
+        let tree = Tree::new(image.path());
+        tree.sweep("/etc/fstab").unwrap();
+        tree.sweep("/not/there/at/all").unwrap();
+        let left = tree.names("/etc");
+        let left = left.yes().unwrap();
+        assert_eq!(left, &[".muster-abc", ".muster-dIrect", ".muster-notes.txt", "fstab", "muster-Ab12Cd"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! | cluster token | `gossip sealing key` | 32 bytes that seal datagrams between server-eligible nodes |
 //! | cluster token | `k3s server password` | 64 hexadecimal characters |
 //! | cluster token | `worker token` | 64 hexadecimal characters after `muster-worker.` |
+//! | cluster token | `marks of machines` | key of the hashes that tell copied machines |
 //! | worker token | `k3s agent password` | 64 hexadecimal characters |
 //! | worker token | `worker gossip sealing key` | 32 bytes that seal datagrams between workers and servers |
 //! | a sealing key | `public key id` | 4 bytes that stand in clear on every datagram |
@@ -33,7 +34,7 @@ impl KeyType for Length {
     }
 }
 
-fn derive<const N: usize>(input: &[u8], label: &str, cluster: &str) -> Zeroizing<[u8; N]> {
+pub(super) fn derive<const N: usize>(input: &[u8], label: &str, cluster: &str) -> Zeroizing<[u8; N]> {
     let mut out = Zeroizing::new([0_u8; N]);
     let info = [label.as_bytes(), b"\0", cluster.as_bytes()];
     let key = Salt::new(HKDF_SHA256, SALT).extract(input);

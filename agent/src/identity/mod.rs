@@ -7,7 +7,9 @@
 //! ```
 
 pub mod keys;
+pub mod marks;
 mod node;
 pub mod token;
 
+pub use marks::{MarkKey, Marks};
 pub use node::{Fingerprint, KeyError, NodeKey, id_of};

@@ -166,7 +166,7 @@ pub fn look(paths: &Paths) -> Known<Names> {
 }
 
 /// Whether a directory is the root of a file system: its device is not its parent's. One that is not there is none.
-fn is_mount(path: &Path) -> bool {
+pub(super) fn is_mount(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let device = |path: &Path| std::fs::symlink_metadata(path).map(|metadata| metadata.dev()).ok();
     match (device(path), path.parent().and_then(device)) {

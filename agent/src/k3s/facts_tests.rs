@@ -79,6 +79,9 @@ fn node(ready: Known<bool>) -> Known<NodeInfo> {
         etcd_address: None,
         deleting: false,
         version: String::new(),
+        labels: std::collections::BTreeMap::new(),
+        annotations: std::collections::BTreeMap::new(),
+        unschedulable: false,
     })
 }
 

@@ -26,6 +26,8 @@ pub struct GateLedger {
     pub annulled: bool,
     /// The role the node has taken.
     pub role: Option<K3sRole>,
+    /// Why a recovery of the cluster keeps k3s from starting as a server here.
+    pub fenced: Option<String>,
 }
 
 /// Everything the gate looks at.
@@ -157,6 +159,9 @@ fn server(config: &ConfigFile, facts: &GateFacts, wal: bool, tombstone: bool) ->
         }
         Known::Unknown(unread) => return unreadable_ledger(config, wal, unread),
     };
+    if let Some(cause) = &ledger.fenced {
+        return refuse("gate-fenced", cause.clone(), "muster starts k3s when that is done; see `muster why`");
+    }
     if ledger.role == Some(K3sRole::Agent) {
         return refuse("gate-other-role", "the ledger says that this node is an agent", MUSTER_WRITES);
     }

@@ -138,6 +138,14 @@ fn what_a_server_may_start_on() {
             "gate-annulled",
         ),
         (
+            "given up by a recovery, or in the middle of one",
+            ledger(
+                member(),
+                Known::Yes(GateLedger { fenced: Some("recovery 1".to_owned()), ..in_cluster(true) }),
+            ),
+            "gate-fenced",
+        ),
+        (
             "a copied disk under an identity of its own, which knows the certificate",
             ledger(member(), Known::Yes(GateLedger { role: None, ..in_cluster(false) })),
             "gate-no-word",

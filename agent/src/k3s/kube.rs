@@ -78,6 +78,12 @@ pub struct NodeInfo {
     pub deleting: bool,
     /// Version of its kubelet.
     pub version: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Muster's own annotations, and k3s's of its etcd member.
+    pub annotations: BTreeMap<String, String>,
+    /// Whether new pods are kept away.
+    pub unschedulable: bool,
 }
 
 #[derive(Deserialize)]
@@ -85,7 +91,15 @@ pub struct NodeInfo {
 struct Node {
     metadata: Metadata,
     #[serde(default)]
+    spec: Spec,
+    #[serde(default)]
     status: Status,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Spec {
+    unschedulable: bool,
 }
 
 #[derive(Deserialize)]
@@ -154,13 +168,14 @@ impl From<Node> for NodeInfo {
                 _ => Known::unknown("the Ready condition", condition.reason.clone()),
             },
         };
-        let mut annotations = node.metadata.annotations;
-        let labels = node.metadata.labels.into_keys();
+        let annotations = node.metadata.annotations;
+        let labels = node.metadata.labels;
+        let kept = |key: &str| key.starts_with("muster.internal/") || key.starts_with("etcd.k3s.cattle.io/");
         Self {
             name: node.metadata.name,
             uid: node.metadata.uid,
             ready,
-            roles: labels.filter_map(|key| key.strip_prefix(ROLE_PREFIX).map(str::to_owned)).collect(),
+            roles: labels.keys().filter_map(|key| key.strip_prefix(ROLE_PREFIX).map(str::to_owned)).collect(),
             addresses: node
                 .status
                 .addresses
@@ -168,17 +183,20 @@ impl From<Node> for NodeInfo {
                 .filter(|address| address.kind == "InternalIP")
                 .map(|address| address.address)
                 .collect(),
-            etcd_name: annotations.remove(ETCD_NAME),
-            etcd_address: annotations.remove(ETCD_ADDRESS),
+            etcd_name: annotations.get(ETCD_NAME).cloned(),
+            etcd_address: annotations.get(ETCD_ADDRESS).cloned(),
             deleting: node.metadata.deletion_timestamp.is_some(),
             version: node.status.node_info.kubelet_version,
+            annotations: annotations.into_iter().filter(|(key, _)| kept(key)).collect(),
+            labels,
+            unschedulable: node.spec.unschedulable,
         }
     }
 }
 
 /// The API as this host may use it.
 pub struct KubeApi<'a> {
-    http: &'a Http,
+    pub(super) http: &'a Http,
     base: String,
     trust: Trust,
     certificate: ClientCertificate,
@@ -223,7 +241,11 @@ impl<'a> KubeApi<'a> {
         Self { http, base: format!("https://{at}"), trust: Trust::Only(ca), certificate }
     }
 
-    fn ask<'b>(&'b self, url: &'b str, most_bytes: usize) -> Ask<'b> {
+    pub(super) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    pub(super) fn ask<'b>(&'b self, url: &'b str, most_bytes: usize) -> Ask<'b> {
         Ask {
             url,
             trust: &self.trust,
@@ -233,7 +255,7 @@ impl<'a> KubeApi<'a> {
         }
     }
 
-    async fn get(&self, path: &str, most_bytes: usize) -> Result<Answer, HttpError> {
+    pub(super) async fn get(&self, path: &str, most_bytes: usize) -> Result<Answer, HttpError> {
         let url = format!("{}{path}", self.base);
         self.http.get(&self.ask(&url, most_bytes)).await
     }
@@ -247,6 +269,23 @@ impl<'a> KubeApi<'a> {
             Ok(answer) => Known::Yes(answer.status == 200),
             Err(HttpError::Refused { .. }) => Known::Absent,
             Err(error) => Known::unknown("/readyz", error.to_string()),
+        }
+    }
+
+    /// How many objects a list holds; absent when nothing listens.
+    pub async fn count(&self, path: &str) -> Known<usize> {
+        #[derive(Deserialize)]
+        struct List {
+            items: Vec<serde::de::IgnoredAny>,
+        }
+        match self.get(path, 8 * PAGE_BYTES).await {
+            Ok(answer) if answer.status == 200 => match serde_json::from_slice::<List>(&answer.body) {
+                Ok(list) => Known::Yes(list.items.len()),
+                Err(error) => Known::unknown(path, error.to_string()),
+            },
+            Ok(answer) => Known::unknown(path, format!("the API answered {}", answer.status)),
+            Err(HttpError::Refused { .. }) => Known::Absent,
+            Err(error) => Known::unknown(path, error.to_string()),
         }
     }
 
@@ -267,16 +306,18 @@ impl<'a> KubeApi<'a> {
         }
     }
 
-    /// All nodes. Needs the admin certificate: a kubelet may not list them on every release.
+    /// All nodes, or those that a label selector names. Needs the admin certificate: a kubelet may not list them on every release.
     ///
     /// # Errors
     /// When a page is missing: there is no half list.
-    pub async fn nodes(&self) -> Result<Vec<NodeInfo>, KubeError> {
+    pub async fn nodes(&self, selector: &str) -> Result<Vec<NodeInfo>, KubeError> {
         let what = "the list of nodes";
+        let select =
+            if selector.is_empty() { String::new() } else { format!("&labelSelector={}", encode(selector)) };
         let (mut nodes, mut next) = (Vec::new(), String::new());
         for _ in 0..PAGES {
             let path = format!(
-                "/api/v1/nodes?limit={PAGE}{}{}",
+                "/api/v1/nodes?limit={PAGE}{select}{}{}",
                 if next.is_empty() { "" } else { "&continue=" },
                 next
             );
@@ -305,7 +346,12 @@ impl<'a> KubeApi<'a> {
     /// # Errors
     /// When the API refused (409: another node has the name now), or when it is not known whether it took the order.
     pub async fn delete_node(&self, name: &str, uid: &str) -> Result<bool, KubeError> {
-        let url = format!("{}/api/v1/nodes/{name}", self.base);
+        self.delete(&format!("/api/v1/nodes/{name}"), uid, &format!("the deletion of node {name}")).await
+    }
+
+    /// Deletes what stands at a path and has this uid. True when it was there.
+    pub(super) async fn delete(&self, path: &str, uid: &str, what: &str) -> Result<bool, KubeError> {
+        let url = self.url(path);
         let body = serde_json::json!({
             "kind": "DeleteOptions", "apiVersion": "v1", "preconditions": { "uid": uid }
         });
@@ -317,7 +363,7 @@ impl<'a> KubeApi<'a> {
         match answer.status {
             200 | 202 => Ok(true),
             404 if says_not_found(&answer.body) => Ok(false),
-            _ => Err(refused(&format!("the deletion of node {name}"), &answer)),
+            _ => Err(refused(what, &answer)),
         }
     }
 }
@@ -358,7 +404,7 @@ fn message(answer: &Answer) -> String {
 }
 
 /// A continue token as a query value.
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

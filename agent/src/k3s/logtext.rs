@@ -211,6 +211,10 @@ pub const HAZARDS: &[Hazard] = hazards![
     40 "server-not-ready" ByItself ["Waiting to retrieve agent configuration; server is not ready"]
         "the server to join is still starting"
         => "k3s tries again by itself";
+    // No row of that table: whatever else ends k3s must not look like a slow start.
+    90 "fatal" Person ["level=fatal msg="]
+        "k3s ended with an error"
+        => "systemd starts it again every five seconds; read journalctl -u k3s, or -u k3s-agent";
 ];
 
 /// The hazards in a journal tail, in the order in which each was last said: the newest is the last.

@@ -13,21 +13,24 @@
 mod ca;
 mod config_file;
 pub mod discard;
+pub mod etcd;
 pub mod facts;
 pub mod fetch;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 pub mod gate;
 pub mod kube;
+pub mod kube_heal;
 pub mod logtext;
 pub mod place;
 pub mod probe;
 pub mod release;
 pub mod render;
+pub mod reset;
 pub mod spec;
 pub mod supervisor;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod token;
 mod transfer;
 
@@ -88,6 +91,9 @@ pub struct Paths {
     pub state_dir: PathBuf,
 }
 
+/// Where a package puts the program.
+pub const PACKAGED: &str = "/usr/bin/muster";
+
 impl Paths {
     /// The usual places, with this data directory and this state directory.
     #[must_use]
@@ -98,6 +104,16 @@ impl Paths {
             binary: PathBuf::from("/usr/local/bin/k3s"),
             muster: PathBuf::from("/usr/local/bin/muster"),
             state_dir: state_dir.to_owned(),
+        }
+    }
+
+    /// The same with units that call `muster` where it is installed: `/usr/bin` when this program runs from there, as a package
+    /// puts it; else the usual place, whatever copy a person has started. Units outlive the run that wrote them.
+    #[must_use]
+    pub fn with_muster_run_from(self, program: Option<&Path>) -> Self {
+        match program {
+            Some(program) if program == Path::new(PACKAGED) => Self { muster: program.to_owned(), ..self },
+            _ => self,
         }
     }
 

@@ -290,7 +290,7 @@ async fn nodes_are_listed_page_by_page_and_deleted_only_as_the_one_that_was_seen
     cluster.put_server_files(&paths);
     let known = KubeApi::local(&http, K3sRole::Server, &paths, cluster.server.at);
     let api = known.yes().unwrap();
-    let nodes = api.nodes().await.unwrap();
+    let nodes = api.nodes("").await.unwrap();
     assert_eq!(nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["node1", "node2"]);
     assert!(nodes[1].ready.is_unknown());
     assert!(cluster.server.paths()[1].ends_with("&continue=a%3D%2Fb"));

@@ -120,7 +120,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// Variables that would change which cluster k3s starts or joins; nothing may hand them in from outside.
-const UNSET: &str = "K3S_URL K3S_TOKEN K3S_TOKEN_FILE K3S_AGENT_TOKEN K3S_AGENT_TOKEN_FILE K3S_CLUSTER_INIT \
+pub(super) const UNSET: &str = "K3S_URL K3S_TOKEN K3S_TOKEN_FILE K3S_AGENT_TOKEN K3S_AGENT_TOKEN_FILE K3S_CLUSTER_INIT \
 K3S_CLUSTER_RESET K3S_CLUSTER_RESET_RESTORE_PATH K3S_CONFIG_FILE K3S_DATA_DIR K3S_DATASTORE_ENDPOINT K3S_NODE_NAME";
 
 /// The systemd unit. `ExecCondition` asks the gate before every start, automatic restarts included; a refusal leaves the unit
@@ -162,7 +162,7 @@ WantedBy=multi-user.target
 }
 
 /// A path as a word of a unit's command line.
-fn unit_path(path: &Path) -> String {
+pub(super) fn unit_path(path: &Path) -> String {
     let text = path.display().to_string().replace('%', "%%");
     if text.contains(|c: char| c.is_whitespace() || c == '"' || c == '\\') {
         return format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
@@ -205,7 +205,7 @@ start_pre() {{
 }
 
 /// A path inside the script's quoted command: nothing that a shell would take apart.
-fn shell_word(path: &Path) -> String {
+pub(super) fn shell_word(path: &Path) -> String {
     let mut word = String::new();
     for c in path.display().to_string().chars() {
         if !(c.is_ascii_alphanumeric() || "/._-+".contains(c)) {

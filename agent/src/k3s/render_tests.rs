@@ -14,6 +14,7 @@ fn node() -> NodeNames {
     NodeNames {
         name: "node1".into(),
         address: "10.77.0.1".parse().unwrap(),
+        second: None,
         api_names: vec!["vip.example".into(), "node1".into()],
     }
 }
@@ -75,7 +76,14 @@ fn server_with(extras: &[(&str, Value)]) -> Result<K3sSpec, SpecError> {
 fn every_role_has_its_golden_configuration() {
     let (settings, paths, passwords) = (settings(), paths(), passwords());
     let six = NodeNames { address: "fd77::1".parse().unwrap(), ..node() };
+    let dual = NodeNames { second: Some("fd77::1".parse().unwrap()), ..node() };
+    let dual_settings = K3sSettings {
+        cluster_cidr: "10.42.0.0/16,fd00:42::/56".into(),
+        service_cidr: "10.43.0.0/16,fd00:43::/112".into(),
+        ..settings.clone()
+    };
     let cases = [
+        ("config-founder-dual.yaml", K3sSpec::founder(&dual, &dual_settings, &paths, &passwords)),
         ("config-founder.yaml", K3sSpec::founder(&node(), &settings, &paths, &passwords)),
         (
             "config-joining-server.yaml",
@@ -106,6 +114,21 @@ fn units_are_as_written_down() {
     golden("k3s-agent.service", &unit_text(K3sRole::Agent, &paths()));
     golden("openrc-k3s", &openrc_text(K3sRole::Server, &paths()));
     golden("openrc-k3s-agent", &openrc_text(K3sRole::Agent, &paths()));
+}
+
+#[test]
+fn units_call_a_packaged_muster_where_it_is_and_any_other_in_the_usual_place() {
+    let gate = |program: Option<&str>| {
+        let paths = paths().with_muster_run_from(program.map(Path::new));
+        let text = unit_text(K3sRole::Server, &paths);
+        text.lines().find(|line| line.starts_with("ExecCondition=")).map(str::to_owned).unwrap_or_default()
+    };
+    assert!(gate(Some("/usr/bin/muster")).starts_with("ExecCondition=/usr/bin/muster gate server"));
+    for other in
+        [None, Some("/usr/local/bin/muster"), Some("/root/muster"), Some("/usr/bin/muster (deleted)")]
+    {
+        assert!(gate(other).starts_with("ExecCondition=/usr/local/bin/muster gate server"), "{other:?}");
+    }
 }
 
 #[test]

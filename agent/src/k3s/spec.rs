@@ -31,6 +31,8 @@ pub struct NodeNames {
     pub name: String,
     /// The address under which the node serves, pinned.
     pub address: IpAddr,
+    /// Its address of the other family, where pods have both.
+    pub second: Option<IpAddr>,
     /// More names and addresses for the API's certificate: VIP, DNS name, load balancer.
     pub api_names: Vec<String>,
 }
@@ -186,10 +188,18 @@ impl K3sSpec {
     }
 }
 
+impl NodeNames {
+    /// The addresses as k3s takes them, its own first.
+    fn addresses(&self) -> String {
+        let all = std::iter::once(self.address).chain(self.second);
+        all.map(|address| address.to_string()).collect::<Vec<_>>().join(",")
+    }
+}
+
 fn common(node: &NodeNames, paths: &Paths) -> BTreeMap<String, Value> {
     BTreeMap::from([
         ("data-dir".to_owned(), json!(paths.data_dir.display().to_string())),
-        ("node-ip".to_owned(), json!(node.address.to_string())),
+        ("node-ip".to_owned(), json!(node.addresses())),
         ("node-name".to_owned(), json!(node.name)),
     ])
 }
@@ -251,7 +261,9 @@ fn file_name(path: &std::path::Path) -> String {
 
 fn tls_names(node: &NodeNames, settings: &K3sSettings) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    let own = [node.address.to_string(), node.name.clone()];
+    let mut own = vec![node.address.to_string()];
+    own.extend(node.second.map(|second| second.to_string()));
+    own.push(node.name.clone());
     for name in own.iter().chain(&node.api_names).chain(&settings.tls_san) {
         if !names.contains(name) {
             names.push(name.clone());

@@ -214,7 +214,7 @@ fn begins_at(response: &reqwest::Response, have: u64) -> bool {
     range.and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok()) == Some(have)
 }
 
-/// Asks for a URL from a byte on. Proxies of the environment are used here, and nowhere else: mirrors may be behind one.
+/// Asks for a URL from a byte on. Proxies of the environment are used here and for cloud APIs: mirrors may be behind one.
 pub(super) async fn get(url: &str, from: u64) -> Result<reqwest::Response, AttemptError> {
     let secure = url.starts_with("https://");
     let client = plain_builder()

@@ -5,7 +5,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use record::{Data, Record, Remembered};
+pub use record::{Data, Fold, Record, RecoveryStep, Remembered};
 #[cfg(any(test, fuzzing))]
 pub(crate) use store::fuzz::ledger as fuzz;
 pub use store::{Ledger, LedgerError, peek};

@@ -1,11 +1,11 @@
 //! The node's own durable facts, outside k3s's data directory.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{ClusterId, NodeId};
+use crate::core::{ClusterId, NodeId, Recovery};
 use crate::founding::{Annulment, Ballot, Certificate, Proposal, Register};
 use crate::gossip::Role;
 
@@ -35,11 +35,43 @@ pub enum Data {
         /// Of this cluster.
         cluster: ClusterId,
     },
+    /// This server survives a lost quorum: its etcd becomes a cluster of one, in steps that a crash resumes.
+    Recovering {
+        /// Of this cluster.
+        cluster: ClusterId,
+        /// Under the recovery decision of this number.
+        number: u64,
+        /// Which reset this is, from 1; another one follows only when the result was not a cluster of one.
+        attempt: u32,
+        /// How far it is.
+        step: RecoveryStep,
+    },
     /// To be moved aside: stop k3s, move its data, then `None`. Kept until that is done, so that a crash resumes it.
     Discarding {
         /// Why, for the log.
         reason: String,
     },
+}
+
+/// How far a recovery is on the surviving server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecoveryStep {
+    /// k3s is stopped, and every live server gives its data up first.
+    Fencing,
+    /// k3s resets the members of etcd to this one.
+    Resetting,
+    /// k3s starts as usual; it must be the only member.
+    Starting,
+}
+
+/// The server through which alone this machine joins, by an operator's word.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Fold {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
 }
 
 /// A peer that was met, for the next cold start.
@@ -73,6 +105,12 @@ pub struct Record {
     pub certificate: Option<Certificate>,
     /// The annulment that opened this era.
     pub annulment: Option<Annulment>,
+    /// The highest recovery decision known about the cluster of the certificate.
+    #[serde(default)]
+    pub recovery: Option<Recovery>,
+    /// Where this machine was told to join, until it has.
+    #[serde(default)]
+    pub fold: Option<Fold>,
     /// Whether this node has ever held a certificate, in any era.
     pub ever_certified: bool,
     /// k3s's data here.
@@ -81,6 +119,9 @@ pub struct Record {
     pub served: bool,
     /// Data directories discarded so far; names the next one.
     pub discarded: u64,
+    /// The voters of etcd, as this server last saw them listed: without a quorum nobody can be asked.
+    #[serde(default)]
+    pub voters: BTreeMap<String, IpAddr>,
     /// Peers met.
     pub peers: BTreeMap<NodeId, Remembered>,
 }
@@ -100,6 +141,9 @@ impl Record {
         self.heard.clear();
         self.certificate = None;
         self.served = false;
+        self.voters.clear();
+        self.recovery = None;
+        self.fold = None;
         self.annulment = Some(annulment);
     }
 }

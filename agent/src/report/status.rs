@@ -1,15 +1,17 @@
 //! The status: what `muster status` prints and the file in the run directory holds. No secrets.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::core::{Known, Phase, Why};
-use crate::decide::{Observed, Plan, UnitSeen};
+use crate::decide::{Observed, Plan, SourceSeen, UnitSeen};
 use crate::founding::Certificate;
 use crate::gossip::{GossipCounters, Role};
 use crate::ledger::Record;
+use crate::report::decisions::Kind;
 
 /// The whole status of one node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,15 +30,24 @@ pub struct Status {
     pub since_seconds: f64,
     /// Why, the blocking fact first.
     pub why: Vec<Why>,
-    /// What makes this machine a worse server than others: it yields to them.
+    /// What is wrong with this machine and blocks nothing: limits for which it yields to others, what it shares with another.
     #[serde(default)]
     pub host: Vec<Why>,
+    /// What does not work and stops nothing: the decision log cannot be written, the metrics are not served.
+    #[serde(default)]
+    pub notes: Vec<Why>,
+    /// The decision log.
+    #[serde(default)]
+    pub decisions: StatusDecisions,
     /// The certificate it knows.
     pub certificate: Option<Certificate>,
     /// The other nodes.
     pub peers: Vec<StatusPeer>,
     /// k3s here.
     pub k3s: StatusK3s,
+    /// The sources of peers, and what each said last.
+    #[serde(default)]
+    pub discovery: Vec<SourceSeen>,
     /// The phases passed since the agent started.
     pub timeline: Vec<Passed>,
     /// Datagram counters.
@@ -79,6 +90,9 @@ pub struct StatusPeer {
     pub ready: Option<bool>,
     /// Whether the failure detector takes it for live.
     pub live: bool,
+    /// For how many seconds it has been silent; none when it is live, or was never live since this agent started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_seconds: Option<u64>,
     /// The rule that blocks it; empty when none does.
     pub why: String,
 }
@@ -96,6 +110,22 @@ pub struct StatusK3s {
     pub ready: Option<bool>,
     /// Whether the API is ready; none when unknown or not a server.
     pub api: Option<bool>,
+    /// The voters as the ledger keeps them, names with addresses: what a lost quorum is counted by. Empty on an agent.
+    #[serde(default)]
+    pub voters: BTreeMap<String, IpAddr>,
+}
+
+/// The decision log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusDecisions {
+    /// Number of its last line.
+    pub last: u64,
+    /// Hash of its last line; empty while the log cannot be opened.
+    pub head: String,
+    /// Decisions since the agent started, by kind.
+    pub by_kind: BTreeMap<Kind, u64>,
+    /// Decisions since the agent started that could not be written.
+    pub lost: u64,
 }
 
 /// A phase that was entered.
@@ -186,6 +216,8 @@ pub fn status(seen: &Observed, plan: &Plan, record: &Record, timeline: &Timeline
         since_seconds: seconds(timeline.since(seen.now)),
         why: plan.why.clone(),
         host: seen.host.short.clone(),
+        notes: fixed.notes.clone(),
+        decisions: fixed.decisions.clone(),
         certificate: record.certificate.clone(),
         peers: seen
             .peers
@@ -200,6 +232,10 @@ pub fn status(seen: &Observed, plan: &Plan, record: &Record, timeline: &Timeline
                 voter: peer.claim.voter,
                 ready: peer.claim.ready,
                 live: peer.live,
+                silent_seconds: (!peer.live)
+                    .then(|| seen.heal.silent.get(&peer.claim.owner))
+                    .flatten()
+                    .map(|since| seen.now.saturating_sub(*since).as_secs()),
                 why: peer.claim.why.clone(),
             })
             .collect(),
@@ -209,7 +245,9 @@ pub fn status(seen: &Observed, plan: &Plan, record: &Record, timeline: &Timeline
             voter: fact(&seen.k3s.voter).filter(|_| server),
             ready: fact(&seen.k3s.ready),
             api: fact(&seen.k3s.api).filter(|_| server),
+            voters: if server { record.voters.clone() } else { BTreeMap::new() },
         },
+        discovery: seen.discovery.sources.clone(),
         timeline: timeline.passed(seen.now),
         gossip: seen.peers.counters,
     }
@@ -224,6 +262,10 @@ pub struct Fixed {
     pub k3s_version: String,
     /// Wall clock, seconds since 1970.
     pub wall_seconds: i64,
+    /// What does not work and stops nothing.
+    pub notes: Vec<Why>,
+    /// The decision log.
+    pub decisions: StatusDecisions,
 }
 
 fn unit_word(unit: &Known<UnitSeen>) -> &'static str {
@@ -255,9 +297,12 @@ pub fn stuck(cluster: &str, name: &str, why: Vec<Why>, wall_seconds: i64) -> Sta
         since_seconds: 0.0,
         why,
         host: Vec::new(),
+        notes: Vec::new(),
+        decisions: StatusDecisions::default(),
         certificate: None,
         peers: Vec::new(),
         k3s: StatusK3s { unit: "unknown".to_owned(), ..StatusK3s::default() },
+        discovery: Vec::new(),
         timeline: Vec::new(),
         gossip: GossipCounters::default(),
     }

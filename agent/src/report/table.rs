@@ -25,7 +25,7 @@ pub fn status_table(status: &Status) -> String {
         for_people(status.since_seconds)
     );
     text.push_str(&why_text(status));
-    for why in &status.host {
+    for why in &status.notes {
         let _ = writeln!(text, "  {}: {}; {}", why.rule, why.detail, why.next);
     }
     let head = ["NODE", "ADDRESS", "ROLE", "PHASE", "VOTER", "READY", "WHY"].map(str::to_owned);
@@ -71,10 +71,14 @@ pub fn status_table(status: &Status) -> String {
             certificate.ca_hash
         );
     }
+    if !status.k3s.voters.is_empty() {
+        let voters: Vec<&str> = status.k3s.voters.keys().map(String::as_str).collect();
+        let _ = writeln!(text, "voters, as last listed here: {}", voters.join(", "));
+    }
     text
 }
 
-/// The reasons, one paragraph each.
+/// The reasons, one paragraph each, then what is wrong with the machine and blocks nothing.
 #[must_use]
 pub fn why_text(status: &Status) -> String {
     let mut text = String::new();
@@ -84,10 +88,20 @@ pub fn why_text(status: &Status) -> String {
             let _ = writeln!(text, "      next: {}", why.next);
         }
     }
+    if status.phase == Phase::Seeking {
+        for source in &status.discovery {
+            let _ = writeln!(text, "  source {}", source.words());
+        }
+    }
+    for why in &status.host {
+        let _ = writeln!(text, "  {}: {}; {}", why.rule, why.detail, why.next);
+    }
     text
 }
 
-fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+/// Rows in columns, each as wide as its widest cell.
+#[must_use]
+pub fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     let mut text = String::new();
@@ -121,4 +135,35 @@ fn for_people(seconds: f64) -> String {
     }
     let minutes = seconds / 60.0;
     if minutes < 120.0 { format!("{minutes:.0} min") } else { format!("{:.0} h", minutes / 60.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::SourceSeen;
+
+    #[test]
+    fn why_shows_each_source_with_its_answer_age_and_error_while_the_node_seeks() {
+        let source = |source: &str, found, age_ms, error: Option<&str>| SourceSeen {
+            source: source.to_owned(),
+            found,
+            age_ms,
+            error: error.map(str::to_owned),
+        };
+        let mut status = crate::report::status::stuck("lab", "n1", Vec::new(), 0);
+        status.phase = Phase::Seeking;
+        status.discovery = vec![
+            source("static", Some(2), Some(4_900), None),
+            source("dns", Some(1), Some(61_000), Some("a.example: no answer")),
+            source("aws", None, None, Some("DescribeInstances: not permitted")),
+        ];
+        assert_eq!(
+            why_text(&status),
+            "  source static: 2 addresses, 4 s ago\n  source dns: 1 address (a.example: no answer), 61 s ago\n  source aws: unknown \
+             (DescribeInstances: not permitted)\n"
+        );
+        assert!(status_table(&status).contains("  source dns: 1 address"));
+        status.phase = Phase::Serving;
+        assert_eq!(why_text(&status), "");
+    }
 }

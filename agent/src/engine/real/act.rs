@@ -9,14 +9,15 @@ use crate::decide::{Act, K3sWanted};
 use crate::edge::{clock, fs};
 use crate::engine::Outcome;
 use crate::gossip::Role;
+use crate::heal::is_left_behind;
 use crate::k3s::discard::{self, Reach};
 use crate::k3s::kube::KubeApi;
 use crate::k3s::spec::{K3sSpec, NodeNames, SpecError};
 use crate::k3s::{K3sRole, place, render};
-use crate::ledger::Data;
+use crate::ledger::{Data, RecoveryStep};
 
 /// How long k3s may take to stop; its own unit allows 90 s.
-const STOP: Duration = Duration::from_secs(95);
+pub(super) const STOP: Duration = Duration::from_secs(95);
 
 /// How soon a start is ordered again when the unit still does not run.
 const START_AGAIN: Duration = Duration::from_secs(2);
@@ -40,9 +41,36 @@ impl Real {
             Act::Configure { wanted: K3sWanted::Provisional } => {
                 Known::Yes(matches!(data, Data::Provisional { .. }))
             }
-            Act::Start { .. } => Known::Yes(!matches!(data, Data::None | Data::Discarding { .. })),
-            // A member's k3s is never stopped to change its configuration.
-            Act::Stop { .. } => Known::Yes(matches!(data, Data::Joining { .. })),
+            Act::Start { .. } => {
+                let starts = |step: RecoveryStep| step == RecoveryStep::Starting;
+                Known::Yes(match data {
+                    Data::None | Data::Discarding { .. } => false,
+                    Data::Recovering { step, .. } => starts(step),
+                    Data::Provisional { .. } | Data::Joining { .. } | Data::Member { .. } => true,
+                })
+            }
+            // A server that serves is never stopped so; an agent is, whose pods run on meanwhile.
+            Act::Stop { role } => Known::Yes(match &data {
+                Data::Joining { .. } | Data::Recovering { .. } => true,
+                Data::Member { role: own, .. } => own == role && *own == Role::Agent,
+                _ => false,
+            }),
+            Act::Restart { role } => {
+                Known::Yes(matches!(&data, Data::Member { role: own, .. } if own == role))
+            }
+            // Only under the ledger's word, and never beside a k3s that runs.
+            Act::ResetEtcd { number, attempt } => {
+                let due = matches!(
+                    &data,
+                    Data::Recovering { number: due, attempt: now, step: RecoveryStep::Resetting, .. }
+                        if due == number && now == attempt
+                );
+                if due { self.server_is_down().await } else { Known::Yes(false) }
+            }
+            // Only the role that the ledger no longer gives.
+            Act::Retire { role } => {
+                Known::Yes(matches!(&data, Data::Joining { role: wanted, .. } if wanted != role))
+            }
             Act::RemoveNode { name, address, seen_dead, .. } => {
                 self.guard_removal(name, *address, *seen_dead).await
             }
@@ -50,7 +78,9 @@ impl Real {
         }
     }
 
-    /// The Node must be there, must not be this one, and must have the address from which the new machine of its name asks.
+    /// The Node must not be this one, and must have the address from which the new machine of its name asks, or be an agent's. Where
+    /// there is no Node, its password may have been left behind: k3s takes one before it registers the Node, and keeps it for ten
+    /// minutes when none comes.
     async fn guard_removal(&self, name: &str, address: IpAddr, seen_dead: bool) -> Known<bool> {
         if name == self.name || address == self.address {
             return Known::Yes(false);
@@ -62,15 +92,20 @@ impl Real {
         };
         match api.node(name).await {
             Known::Yes(node) => {
-                let same_place = !node.deleting && node.addresses.contains(&address.to_string());
-                Known::Yes(same_place && (seen_dead || node.ready != Known::Yes(true)))
+                // Not `not Ready`: so is the newcomer's own Node in its first seconds, when its claim may still be the old one.
+                let silent = is_left_behind(&node.ready);
+                // An agent's machine may come back at another address: its Node holds no member, and one that lives writes it anew.
+                let same_place = node.addresses.contains(&address.to_string());
+                let agent = node.etcd_name.is_none() && !node.roles.iter().any(|role| role == "etcd");
+                let allowed = if same_place { seen_dead || silent } else { agent && silent };
+                Known::Yes(!node.deleting && allowed)
             }
-            Known::Absent => Known::Yes(false),
+            Known::Absent => Known::Yes(true),
             Known::Unknown(unread) => Known::Unknown(unread),
         }
     }
 
-    fn kube(&self) -> Known<KubeApi<'_>> {
+    pub(super) fn kube(&self) -> Known<KubeApi<'_>> {
         let at = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 6443);
         KubeApi::local(&self.http, K3sRole::Server, &self.paths, at)
     }
@@ -98,13 +133,25 @@ impl Real {
             Act::Start { role } => self.order(role, Order::Start).await,
             Act::Stop { role } => self.order(role, Order::Stop).await,
             Act::Enable { role } => self.order(role, Order::Enable).await,
+            Act::Retire { role } => self.retire(role).await,
+            Act::Restart { role } => self.restart(role).await,
+            Act::Mark => self.mark().await,
+            Act::Heal { remedy, why } => self.heal(remedy, &why).await,
+            Act::ResetEtcd { number, attempt } => self.reset_etcd(number, attempt),
             Act::Discard { number } => self.discard(number).await,
-            Act::RemoveNode { name, by, .. } => self.remove_node(&name, by.short()).await,
+            Act::RemoveNode { name, by, seen_dead, .. } => {
+                self.remove_node(&name, by.short(), seen_dead).await
+            }
         }
     }
 
-    fn spec(&self, wanted: &K3sWanted) -> Result<Option<K3sSpec>, SpecError> {
-        let node = NodeNames { name: self.name.clone(), address: self.address, api_names: self.api_names() };
+    pub(super) fn spec(&self, wanted: &K3sWanted) -> Result<Option<K3sSpec>, SpecError> {
+        let node = NodeNames {
+            name: self.name.clone(),
+            address: self.address,
+            second: self.second,
+            api_names: self.api_names(),
+        };
         let (k3s, paths, passwords) = (&self.settings.k3s, &self.paths, &self.passwords);
         match wanted {
             K3sWanted::Provisional => K3sSpec::founder(&node, k3s, paths, passwords).map(Some),
@@ -193,6 +240,19 @@ impl Real {
         }
     }
 
+    /// Stops k3s in a role that was given up, and keeps it from starting at boot in it. Its data stay: the other role takes them on.
+    async fn retire(&mut self, role: Role) -> Outcome {
+        let Some(role) = k3s_role(role) else { return Outcome::AlreadySo };
+        self.ordered = None;
+        self.k3s = None;
+        for result in [self.init.disable(role.service()).await, self.init.stop(role.service(), STOP).await] {
+            if let Err(error) = result {
+                return Outcome::Failed(chain(&error));
+            }
+        }
+        Outcome::Done
+    }
+
     /// Stops k3s, keeps it from starting at boot, and moves what ties the machine to a cluster aside. Repeated until nothing
     /// is left to move.
     async fn discard(&mut self, number: u64) -> Outcome {
@@ -228,11 +288,18 @@ impl Real {
         }
     }
 
-    async fn remove_node(&mut self, name: &str, by: &str) -> Outcome {
-        let result = match self.kube() {
+    async fn remove_node(&mut self, name: &str, by: &str, seen_dead: bool) -> Outcome {
+        let (what, result) = match self.kube() {
             Known::Yes(api) => match api.node(name).await {
-                Known::Yes(node) => api.delete_node(name, &node.uid).await,
-                Known::Absent => Ok(false),
+                Known::Yes(node) if !seen_dead && !is_left_behind(&node.ready) => {
+                    return Outcome::Refused(format!("the kubelet of node {name} speaks"));
+                }
+                Known::Yes(node) => ("node", api.delete_node(name, &node.uid).await),
+                Known::Absent => match api.node_password(name).await {
+                    Known::Yes(uid) => ("node password", api.delete_node_password(name, &uid).await),
+                    Known::Absent => return Outcome::AlreadySo,
+                    Known::Unknown(unread) => return Outcome::Failed(unread.to_string()),
+                },
                 Known::Unknown(unread) => return Outcome::Failed(unread.to_string()),
             },
             Known::Absent => return Outcome::Failed("this server has no admin certificate yet".to_owned()),
@@ -243,7 +310,7 @@ impl Real {
                 tracing::warn!(
                     node = name,
                     new_identity = by,
-                    "node removed: its machine was reimaged and asks to join again"
+                    "{what} removed: a new machine of this name asks to join"
                 );
                 self.k3s = None;
                 Outcome::Done

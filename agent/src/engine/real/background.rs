@@ -1,17 +1,19 @@
 //! Work that takes seconds to minutes, beside the loop: it shows its state and wakes the loop when it ends.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use super::ways::{Ways, watch_ways};
 use super::{chain, lock};
 use crate::config::{Limits, Settings};
 use crate::core::{Known, Why};
 use crate::decide::{Binary, HostSeen};
-use crate::edge::clock;
-use crate::host::{self, Blocks, HostWanted, LocalMachine};
+use crate::edge::clock::{self, Discipline};
+use crate::gossip::PeerView;
+use crate::host::{self, Blocks, Examined, HostWanted, LocalMachine};
 use crate::k3s::Paths;
 use crate::k3s::fetch::{self, Progress, RunIt, Wanted};
 use crate::k3s::release::Arch;
@@ -24,32 +26,46 @@ const FETCH_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::fro
 /// Host preparation.
 pub(super) struct Host {
     state: Arc<Mutex<HostState>>,
+    view: watch::Receiver<Arc<PeerView>>,
     wake: Arc<Notify>,
 }
 
 #[derive(Default)]
 struct HostState {
     seen: HostSeen,
-    class: Option<u8>,
-    short: Vec<Why>,
+    examined: Option<Examined>,
+    limits: Limits,
+    ways: Ways,
     running: bool,
     ended: Duration,
 }
 
+impl HostState {
+    fn class(&self) -> Option<u8> {
+        self.examined.as_ref().and_then(|seen| host::fitness(seen, &self.limits))
+    }
+
+    /// A narrow way is shown and takes nothing from the class: it lies between two machines, and neither is the worse one for it.
+    fn short(&self) -> Vec<Why> {
+        let own = self.examined.as_ref().map(|seen| host::shortcomings(seen, &self.limits));
+        own.unwrap_or_default().into_iter().chain(self.ways.short()).collect()
+    }
+}
+
 impl Host {
-    pub(super) fn new(wake: Arc<Notify>) -> Self {
-        Self { state: Arc::default(), wake }
+    pub(super) fn new(view: watch::Receiver<Arc<PeerView>>, wake: Arc<Notify>) -> Self {
+        Self { state: Arc::default(), view, wake }
     }
 
     /// What the last pass found.
     pub(super) fn seen(&self) -> HostSeen {
         let state = lock(&self.state);
-        HostSeen { short: state.short.clone(), ..state.seen.clone() }
+        HostSeen { short: state.short(), ..state.seen.clone() }
     }
 
     /// The machine's class; the middle one until it is measured.
     pub(super) fn class(&self) -> u8 {
-        lock(&self.state).class.unwrap_or(1)
+        lock(&self.state).class().unwrap_or(1)
     }
 
     /// Whether a pass is due because something blocks.
@@ -71,21 +87,36 @@ impl Host {
         let wanted = HostWanted::of(settings, k3s_runs, true);
         let limits = settings.host.limits;
         let (state_dir, data_dir) = (settings.state_dir.clone(), settings.k3s.data_dir.clone());
-        let (state, wake) = (Arc::clone(&self.state), Arc::clone(&self.wake));
+        let (state, view, wake) = (Arc::clone(&self.state), self.view.clone(), Arc::clone(&self.wake));
         tokio::spawn(async move {
             let seen = pass(&state_dir, &wanted).await;
-            let unmeasured = lock(&state).class.is_none();
-            let measured = if unmeasured { measured(data_dir, limits).await } else { None };
-            let mut state = lock(&state);
-            let before = (std::mem::replace(&mut state.seen, seen), state.class);
-            if let Some((class, short)) = measured {
-                state.class = Some(class);
-                state.short = short;
-            }
-            state.running = false;
-            state.ended = clock::since_boot();
-            if before != (state.seen.clone(), state.class) {
+            let unmeasured = lock(&state).class().is_none();
+            let examined = if unmeasured { measured(data_dir, limits).await } else { None };
+            let keep = unmeasured && examined.is_some();
+            let changed = {
+                let mut state = lock(&state);
+                let before = (std::mem::replace(&mut state.seen, seen), state.class());
+                if let Some(examined) = examined {
+                    state.examined = Some(examined);
+                    state.limits = limits;
+                }
+                state.running = false;
+                state.ended = clock::since_boot();
+                before != (state.seen.clone(), state.class())
+            };
+            if changed {
                 wake.notify_one();
+            }
+            if keep {
+                tokio::spawn(watch_clock(Arc::downgrade(&state), Arc::clone(&wake)));
+                let measure = |peers: Vec<String>| async move { host::paths(&peers).await };
+                tokio::spawn(watch_ways(
+                    Arc::downgrade(&state),
+                    |state: &mut HostState| &mut state.ways,
+                    view,
+                    wake,
+                    measure,
+                ));
             }
         });
         true
@@ -122,11 +153,10 @@ async fn pass(state_dir: &std::path::Path, wanted: &HostWanted) -> HostSeen {
     }
 }
 
-/// The machine's class, and on which sides of the limits it is wrong.
-async fn measured(data_dir: PathBuf, limits: Limits) -> Option<(u8, Vec<Why>)> {
+/// What was measured; none when it gives no class.
+async fn measured(data_dir: PathBuf, limits: Limits) -> Option<Examined> {
     let seen = tokio::task::spawn_blocking(move || host::examine(&data_dir)).await.ok()?;
     let class = host::fitness(&seen, &limits)?;
-    let short = host::shortcomings(&seen, &limits);
     if let Known::Yes(measured) = &seen.measured {
         tracing::info!(
             class,
@@ -137,10 +167,50 @@ async fn measured(data_dir: PathBuf, limits: Limits) -> Option<(u8, Vec<Why>)> {
             "machine measured"
         );
     }
-    for why in &short {
+    warn(&host::shortcomings(&seen, &limits));
+    Some(seen)
+}
+
+fn warn(short: &[Why]) {
+    for why in short {
         tracing::warn!(rule = %why.rule, "{}: {}", why.detail, why.next);
     }
-    Some((class, short))
+}
+
+/// First pause between looks at the clock, and the longest: it settles in the minutes after a boot, and drifts in days.
+const CLOCK_AGAIN: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
+
+/// Looks at the clock again and again, for as long as its world is up. A machine whose clock is off yields until it is set.
+async fn watch_clock(state: Weak<Mutex<HostState>>, wake: Arc<Notify>) {
+    let mut pause = CLOCK_AGAIN.0;
+    let mut told = false;
+    loop {
+        let seen = host::clock().await;
+        if !told {
+            told = true;
+            tracing::info!(clock = ?seen, "clock asked");
+        }
+        let Some(state) = state.upgrade() else { return };
+        if take_clock(&mut lock(&state), seen) {
+            wake.notify_one();
+        }
+        drop(state);
+        tokio::time::sleep(pause).await;
+        pause = pause.saturating_mul(2).min(CLOCK_AGAIN.1);
+    }
+}
+
+/// Takes a look at the clock in; whether the machine's class or what speaks against it is another one now.
+fn take_clock(state: &mut HostState, seen: Known<Discipline>) -> bool {
+    let rules = |state: &HostState| state.short().into_iter().map(|why| why.rule).collect::<Vec<_>>();
+    let before = (state.class(), rules(state));
+    let Some(examined) = &mut state.examined else { return false };
+    examined.clock = seen;
+    let changed = before != (state.class(), rules(state));
+    if changed {
+        warn(&state.short());
+    }
+    changed
 }
 
 /// Bringing the k3s binary in.
@@ -241,5 +311,43 @@ fn text(progress: &Progress) -> String {
             format!("{} of {} MiB ({percent} %) from {}", progress.done / MIB, total / MIB, progress.source)
         }
         _ => format!("{} MiB from {}", progress.done / MIB, progress.source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Measured;
+
+    #[test]
+    fn a_clock_that_is_off_takes_the_class_away_until_it_is_set() {
+        let measured = Measured {
+            fdatasync_p99_micros: 900,
+            fdatasync_median_micros: 500,
+            writes: 30,
+            memory_mib: 3_900,
+            cores: 2,
+        };
+        let examined = Examined {
+            measured: Known::Yes(measured),
+            disk_free_mib: Known::Yes(20_000),
+            clock: Known::unknown("the discipline of the clock", "Operation not permitted"),
+            peers: vec![],
+            paths: vec![],
+            certificates: Known::Absent,
+        };
+        let clock = |offset_micros| Known::Yes(Discipline { synchronised: true, offset_micros });
+        let mut state = HostState { examined: Some(examined), ..HostState::default() };
+        assert_eq!((state.class(), state.short().len()), (Some(3), 0));
+        assert!(!take_clock(&mut state, clock(300)));
+        assert!(take_clock(&mut state, clock(9_000_000)));
+        assert_eq!((state.class(), state.short()[0].rule.as_str()), (Some(0), "host.time.offset"));
+        assert!(!take_clock(&mut state, clock(8_000_000)), "nothing new to act on");
+        assert!(take_clock(&mut state, Known::unknown("the discipline of the clock", "gone")));
+        assert_eq!(state.class(), Some(3), "what is not known is on no side");
+        let way = crate::edge::path::PathMtu { bytes: Known::Yes(1_420), own: Some(1_500), silent: false };
+        let way = host::PathSeen { peer: "10.0.0.2".into(), mtu: way };
+        assert!(state.ways.take(&["10.0.0.2".parse().unwrap()].into(), &[way]));
+        assert_eq!((state.class(), state.short()[0].rule.as_str()), (Some(3), "host.peer.mtu"));
     }
 }

@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use super::{Real, lock};
 use crate::core::{CaHash, ClusterId, Known, Why};
-use crate::decide::{AnnulRequest, Binary, K3sSeen, MemberSeen, NodeFacts, Observed, UnitSeen};
+use crate::decide::{AnnulRequest, Binary, HostSeen, K3sSeen, MemberSeen, NodeFacts, Observed, UnitSeen};
 use crate::edge::systemd::UnitState;
 use crate::edge::{clock, fs};
-use crate::gossip::Role;
+use crate::gossip::{PeerView, Role};
 use crate::k3s::facts::{K3sFacts, LiveFacts, Member};
 use crate::k3s::gate::{GateLedger, may_start};
 use crate::k3s::logtext::Finding;
 use crate::k3s::spec::server_url;
 use crate::k3s::supervisor::SupervisorApi;
 use crate::k3s::{self, K3sRole, Paths};
-use crate::ledger::{Data, Record};
+use crate::ledger::{Data, Record, RecoveryStep};
 
 /// Answers of other machines count this long.
 const RECENT: Duration = Duration::from_secs(5);
@@ -52,15 +52,18 @@ impl Real {
             random[24], random[25], random[26], random[27], random[28], random[29], random[30], random[31],
         ]);
         self.take_new_name(&record);
-        let watch = self.watcher.look(now, &peers, &record, dice);
         if self.host.is_due(now) {
             self.host.begin(&self.settings, record.data != Data::None);
         }
         self.look_at_k3s(now, &record).await;
         self.look_at_api(now, &record).await;
         let k3s = self.k3s_seen(now);
+        let wal = self.k3s.as_ref().map_or(Known::Absent, |(_, facts)| facts.disk.wal.clone());
+        let watch = self.watcher.look(now, &peers, &record, &k3s, &wal, dice);
+        let host = self.host_seen(&peers);
         self.checks.retain(|_, (at, _)| now.saturating_sub(*at) < RECENT);
-        Observed {
+        let kept = record.clone();
+        let mut seen = Observed {
             now,
             fresh_cluster: ClusterId::from_digest(&random),
             node: NodeFacts {
@@ -73,7 +76,7 @@ impl Real {
             },
             annul: self.annulment_request(),
             record: Arc::new(record),
-            host: self.host.seen(),
+            host,
             peers: Arc::new(peers),
             shared: Arc::clone(&self.shared),
             watch,
@@ -84,7 +87,24 @@ impl Real {
             },
             api: self.api.iter().map(|(address, (_, answer))| (address.clone(), answer.clone())).collect(),
             k3s,
+            discovery: self.discovery.seen(),
+            heal: crate::heal::HealSeen::default(),
+        };
+        self.look_at_healing(&mut seen, &kept);
+        self.look_at_recovery(&mut seen, &kept).await;
+        seen
+    }
+
+    /// The host, and what it shares with others: said once in the log, and shown while it is so.
+    fn host_seen(&mut self, peers: &PeerView) -> HostSeen {
+        let alike = super::alike::alike(&self.marks, self.address, peers);
+        for why in alike.iter().filter(|why| !self.alike.contains(why)) {
+            tracing::warn!(rule = %why.rule, "{}: {}", why.detail, why.next);
         }
+        self.alike.clone_from(&alike);
+        let mut seen = self.host.seen();
+        seen.short.extend(alike);
+        seen
     }
 
     /// A machine that is renamed before it has any data of k3s takes the new name: a person mended a duplicate.
@@ -196,7 +216,7 @@ impl Real {
     }
 }
 
-fn member(member: &Member) -> MemberSeen {
+pub(super) fn member(member: &Member) -> MemberSeen {
     let host = member.peer_urls.iter().find_map(|url| {
         let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
         let host = rest.rsplit_once(':').map_or(rest, |(host, _)| host);
@@ -320,12 +340,23 @@ pub fn gate_word(record: &Record) -> GateLedger {
             Role::Agent => Some(K3sRole::Agent),
             Role::Undecided => None,
         },
+        Data::Recovering { step, .. } => (*step == RecoveryStep::Starting).then_some(K3sRole::Server),
         Data::None | Data::Discarding { .. } => None,
     };
+    let unfinished = match (&record.data, &record.recovery) {
+        (Data::Recovering { step, number, .. }, _) if *step != RecoveryStep::Starting => {
+            Some(format!("recovery {number} is not over: etcd's members are not reset yet"))
+        }
+        (Data::Discarding { .. }, Some(recovery)) => {
+            Some(format!("recovery {} gave this member up: {} survives", recovery.number, recovery.name))
+        }
+        _ => None,
+    };
     GateLedger {
+        fenced: unfinished,
         certificate: record.certificate.as_ref().map(|certificate| certificate.ca_hash.clone()),
         provisional_armed: matches!(record.data, Data::Provisional { .. }),
-        member: matches!(record.data, Data::Member { .. }),
+        member: matches!(record.data, Data::Member { .. } | Data::Recovering { .. }),
         // A provisional cluster beside an annulment is the next era's own: what the annulled era left is being discarded, in the
         // same write that opened the era.
         annulled: record.certificate.is_none()

@@ -7,24 +7,28 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ring::signature::Ed25519KeyPair;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
-use super::{Real, SharedLedger, background, chain, lock, tell};
+use super::metrics::Metrics;
+use super::scribe::Scribe;
+use super::{Real, SharedLedger, alike, background, chain, lock, tell};
 use crate::config::{Seed, Settings};
 use crate::core::{Known, Why};
-use crate::discovery;
+use crate::discovery::{self, Counts, Discovery, Means, Surroundings};
 use crate::edge::http::Http;
 use crate::edge::{clock, fs, netif, systemd};
 use crate::engine::Watcher;
-use crate::gossip::{Gossip, GossipConfig, GossipKeys, PeerView, Signer, UdpNetwork};
+use crate::gossip::{Gossip, GossipConfig, GossipKeys, GroupNetwork, Network, Signer, UdpNetwork};
 use crate::identity::Fingerprint;
 use crate::identity::keys::{ClusterKeys, KeyRing};
+use crate::identity::marks::tells_nothing;
 use crate::k3s::Paths;
 use crate::k3s::fetch::RunIt;
 use crate::k3s::probe::Probe;
 use crate::k3s::spec::Passwords;
 use crate::ledger::{Ledger, LedgerError};
 use crate::report::Timeline;
+use crate::report::decisions::derive::of_start;
 
 /// A world that is up.
 pub type Begun = Real;
@@ -86,10 +90,15 @@ pub async fn begin(settings: &Settings) -> Result<Real, StartFailure> {
     let view = gossip.view();
     let wake = Arc::new(Notify::new());
     let http = Arc::new(Http::new());
-    let paths = Paths::new(&settings.k3s.data_dir, &settings.state_dir);
+    let program = std::env::current_exe().ok();
+    let paths =
+        Paths::new(&settings.k3s.data_dir, &settings.state_dir).with_muster_run_from(program.as_deref());
     let probe = probe(&paths, &name, &passwords, &init, &http);
     let started = clock::since_boot();
-    let greeter = greet(settings, &gossip, &ledger, gossip.view());
+    let mut scribe = Scribe::new(&settings.state_dir);
+    scribe.note(&of_start(&id, &name, lock(&ledger).record()));
+    let discovery = discover(settings, &gossip, &ledger, &wake);
+    let host = background::Host::new(view.clone(), Arc::clone(&wake));
     Ok(Real {
         settings: settings.clone(),
         shared: Arc::new(settings.parameters().into()),
@@ -97,6 +106,7 @@ pub async fn begin(settings: &Settings) -> Result<Real, StartFailure> {
         id,
         name,
         address,
+        second: chosen.second,
         ledger,
         gossip,
         view,
@@ -105,17 +115,27 @@ pub async fn begin(settings: &Settings) -> Result<Real, StartFailure> {
         init,
         probe,
         passwords,
-        host: background::Host::new(Arc::clone(&wake)),
+        host,
         fetch: background::Fetch::new(wake),
-        greeter,
+        discovery,
         k3s: None,
         checks: std::collections::BTreeMap::new(),
         members: None,
         api: std::collections::BTreeMap::new(),
         watcher: Watcher::new(started),
         claim: None,
+        marks: alike::marks(settings, &chosen.interface),
+        alike: Vec::new(),
         ordered: None,
+        survey: super::survey::Survey::new(),
+        reset: super::recover::Reset::default(),
+        healing: crate::heal::Watch::default(),
+        certificates: None,
+        restarted: None,
+        verdicts: std::collections::BTreeMap::new(),
         teller: tell::Teller::new(&settings.run_dir),
+        scribe,
+        metrics: Metrics::default(),
         timeline: Timeline::new(started),
     })
 }
@@ -132,9 +152,10 @@ pub fn node_address(settings: &Settings) -> Result<netif::Choice, netif::Address
     };
     let seeds: Vec<SocketAddr> = settings.seeds.iter().filter_map(literal).collect();
     let wish = netif::Wish {
-        ip: settings.node_ip,
+        ips: &settings.node_ips,
         interface: settings.interface.as_deref(),
         v6_first: settings.k3s.cluster_cidr.split(',').next().is_some_and(|pods| pods.contains(':')),
+        both: settings.k3s.cluster_cidr.contains(','),
     };
     netif::node_address(wish, &seeds)
 }
@@ -201,11 +222,10 @@ fn open_ledger(settings: &Settings) -> Result<Ledger, StartFailure> {
 }
 
 /// What tells this machine from others; a part that is empty or a known filler tells nothing.
-fn fingerprint() -> Fingerprint {
+pub(super) fn fingerprint() -> Fingerprint {
     let read = |path: &str| {
         let text = fs::known_text(Path::new(path)).yes().map(|text| text.trim().to_ascii_lowercase())?;
-        let filler = text.bytes().all(|byte| matches!(byte, b'0' | b'f' | b'-'));
-        (!text.is_empty() && text != "uninitialized" && !filler).then_some(text)
+        (!tells_nothing(&text)).then_some(text)
     };
     Fingerprint { machine_id: read("/etc/machine-id"), product_uuid: read("/sys/class/dmi/id/product_uuid") }
 }
@@ -231,11 +251,6 @@ async fn start_gossip(
             "make the state directory writable; tried again by itself",
         )
     })?;
-    let ring = KeyRing::gossip(&settings.cluster, &settings.token, settings.previous_token.as_ref());
-    let keys = GossipKeys {
-        seal: *ring.sealing().expose(),
-        open: ring.iter().skip(1).map(|key| *key.expose()).collect(),
-    };
     let any: IpAddr = if address.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
     let config = GossipConfig {
         cluster: settings.cluster.clone(),
@@ -243,10 +258,10 @@ async fn start_gossip(
         next_generation: Arc::new(next_generation),
         listen: SocketAddr::new(any, settings.gossip_port),
         advertise: SocketAddr::new(address, settings.gossip_port),
-        keys,
+        keys: gossip_keys(settings),
         signer,
         interval: Duration::from_millis(settings.timing.gossip_interval_ms),
-        network: Arc::new(UdpNetwork),
+        network: network(address),
     };
     Gossip::start(config).await.map_err(|error| {
         let next = "free the port, or set gossip-port on every machine; tried again by itself";
@@ -254,40 +269,46 @@ async fn start_gossip(
     })
 }
 
-/// The loop that greets seeds and remembered peers: often while alone, now and then once enough peers are live.
-fn greet(
-    settings: &Settings,
-    gossip: &Gossip,
-    ledger: &SharedLedger,
-    view: watch::Receiver<Arc<PeerView>>,
-) -> tokio::task::JoinHandle<()> {
-    let seeds = settings.seeds.clone();
-    let founders = settings.founders;
-    let own = gossip.address();
+/// Discovery beside the loop: it greets peers over gossip, and rings when it knows something new.
+fn discover(settings: &Settings, gossip: &Gossip, ledger: &SharedLedger, changed: &Arc<Notify>) -> Discovery {
     let ledger = Arc::clone(ledger);
-    let meet = gossip.greeter();
-    tokio::spawn(async move {
-        let mut times = 0;
-        loop {
-            let remembered: Vec<SocketAddr> =
-                lock(&ledger).record().peers.values().map(|peer| peer.address).collect();
-            let (found, failed) = discovery::candidates(&seeds, remembered, own).await;
-            if times == 0 {
-                for failure in failed {
-                    tracing::warn!(%failure, "a seed name did not resolve");
-                }
-            }
-            for address in found {
-                meet(address);
-            }
-            let live = view.borrow().peers.values().filter(|peer| peer.live).count();
-            let pause =
-                if live + 1 >= founders.max(2) { discovery::SETTLED } else { discovery::pause(times) };
-            times = times.saturating_add(1);
-            tokio::time::sleep(pause).await;
-            if view.borrow().peers.values().filter(|peer| peer.live).count() == 0 {
-                times = times.min(3);
-            }
-        }
-    })
+    let memory =
+        move || Ok(lock(&ledger).record().peers.values().map(|peer| peer.address).collect::<Vec<_>>());
+    let means = Means {
+        port: settings.gossip_port,
+        keys: gossip_keys(settings),
+        prober: gossip.prober(),
+        memory: Box::new(memory),
+        announce: true,
+    };
+    // Jitter alone hangs on it: a kernel without randomness stops the start elsewhere.
+    let dice = || clock::random().map_or(0, u64::from_be_bytes);
+    let around = Surroundings {
+        own: gossip.address(),
+        counts: Counts { founders: settings.founders, servers: settings.servers },
+        view: gossip.view(),
+        meet: Box::new(gossip.greeter()),
+        dice: Arc::new(dice),
+        changed: Arc::clone(changed),
+    };
+    Discovery::start(discovery::sources(settings, means), around)
+}
+
+/// The keys of gossip under these settings.
+pub(crate) fn gossip_keys(settings: &Settings) -> GossipKeys {
+    let ring = KeyRing::gossip(&settings.cluster, &settings.token, settings.previous_token.as_ref());
+    GossipKeys {
+        seal: *ring.sealing().expose(),
+        open: ring.iter().skip(1).map(|key| *key.expose()).collect(),
+    }
+}
+
+/// The host's UDP; with IPv6 in the group by which sweeps reach all of the link.
+fn network(address: IpAddr) -> Arc<dyn Network> {
+    if address.is_ipv6()
+        && let Ok((_, interface)) = netif::network_of(address)
+    {
+        return Arc::new(GroupNetwork { group: discovery::sweep::GROUP, interface });
+    }
+    Arc::new(UdpNetwork)
 }

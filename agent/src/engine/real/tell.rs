@@ -50,11 +50,14 @@ impl Real {
         let now = clock::since_boot();
         let plan = &report.plan;
         let entered = self.timeline.note(now, plan.phase);
+        self.scribe.after(now, &self.name, report);
         let record = lock(&self.ledger).record().clone();
         let fixed = Fixed {
             cluster: self.settings.cluster.clone(),
             k3s_version: self.settings.k3s.version.clone(),
             wall_seconds: clock::wall_seconds(),
+            notes: self.scribe.why().into_iter().chain(self.metrics.why()).collect(),
+            decisions: self.scribe.status(),
         };
         let status = status::status(seen, plan, &record, &self.timeline, &fixed);
         let key = shape(&status);
@@ -81,6 +84,7 @@ impl Real {
         }
         if due {
             write_status(&self.teller.path, &status);
+            self.metrics.show(&status);
             self.teller.last = Some((now, plan.phase, plan.why.clone(), key));
         }
         let mut states = vec![sd_notify::NotifyState::Watchdog];

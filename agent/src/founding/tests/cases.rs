@@ -50,6 +50,7 @@ fn other(n: u8) -> Other {
         register: Some(Register::default()),
         proposal: None,
         fitness: 1,
+        zone: String::new(),
     }
 }
 
@@ -72,6 +73,7 @@ fn situation() -> Situation {
             servers: 3,
             parameters: Parameters::default().hash(),
             fitness: 1,
+            zone: String::new(),
             settled_for: Duration::from_secs(5),
             settle: Duration::from_secs(5),
             nominee_watched_for: Duration::ZERO,
@@ -321,6 +323,23 @@ fn carrying_a_ballot_through() {
         ..certificate(2)
     };
     assert_eq!(*proposed, expected);
+
+    // Of five machines in two zones three become servers: not all in the founder's zone, and none that is unfit for a zone's sake.
+    let mut spread = situation().promised_to_me(&b);
+    spread.own.provisional = Known::Yes(CaHash::from_digest(&[2; 32]));
+    spread.terms.zone = "a".into();
+    spread.own.heard.extend([id(4), id(5)]);
+    spread.others = [1, 3, 4, 5].map(other).into();
+    for (other, zone) in spread.others.iter_mut().zip(["a", "a", "b", "c"]) {
+        (other.zone, other.register) = (zone.into(), Some(promised(&b, None)));
+    }
+    let first = |situation: &Situation| match &situation.judge().moves[..] {
+        [Move::Propose(proposed)] => proposed.first_servers.clone(),
+        moves => panic!("{moves:?}"),
+    };
+    assert_eq!(first(&spread), vec![id(2), id(4), id(5)]);
+    spread.others[2].fitness = 0;
+    assert_eq!(first(&spread), vec![id(2), id(5), id(1)]);
 
     let mut short = situation().promised_to_me(&b);
     short.others[0].register = Some(Register::default());

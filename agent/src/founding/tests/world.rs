@@ -457,6 +457,7 @@ impl<'a> World<'a> {
             servers: 3,
             parameters: machine.parameters.clone(),
             fitness: machine.fitness,
+            zone: String::new(),
             settled_for: Duration::from_secs(settled),
             settle: Duration::from_secs(SETTLE),
             nominee_watched_for: Duration::from_secs(watched),
@@ -497,6 +498,7 @@ impl<'a> World<'a> {
                     register: snapshot.register,
                     proposal: snapshot.proposal,
                     fitness: snapshot.fitness,
+                    zone: String::new(),
                 }
             })
             .collect();

@@ -7,6 +7,7 @@ use super::super::Measured;
 use crate::config::Limits;
 use crate::core::{Known, Why};
 use crate::edge::clock::Discipline;
+use crate::edge::path::PathMtu;
 
 /// A closer look. Only what was looked at is judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -19,8 +20,20 @@ pub struct Examined {
     pub clock: Known<Discipline>,
     /// Ports of the peers that were given.
     pub peers: Vec<PeerAnswer>,
+    /// The largest packets that get to peers, given or remembered.
+    pub paths: Vec<PathSeen>,
     /// Certificates of k3s; absent before it has any.
     pub certificates: Known<Vec<CertificateSeen>>,
+}
+
+/// The way to one peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PathSeen {
+    /// The peer as it was given.
+    pub peer: String,
+    /// What gets there.
+    #[serde(flatten)]
+    pub mtu: PathMtu,
 }
 
 /// How a TCP port of a peer answered.
@@ -172,6 +185,7 @@ mod tests {
             disk_free_mib: Known::Yes(20_000),
             clock: Known::Yes(Discipline { synchronised: true, offset_micros: 300 }),
             peers: vec![],
+            paths: vec![],
             certificates: Known::Absent,
         }
     }

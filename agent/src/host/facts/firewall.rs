@@ -45,6 +45,19 @@ pub fn parse_nftables(text: &str) -> bool {
     false
 }
 
+/// Files that rules include by their whole names; patterns and relative names are left out.
+#[must_use]
+pub fn nftables_includes(text: &str) -> Vec<String> {
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    lines
+        .filter_map(|line| {
+            let name = line.strip_prefix("include")?.trim().trim_end_matches(';').trim();
+            let name = name.strip_prefix('"')?.strip_suffix('"')?;
+            (name.starts_with('/') && !name.contains(['*', '?', '['])).then(|| name.to_owned())
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,5 +90,7 @@ mod tests {
             "table inet f {\n chain o { type filter hook output priority 0; policy drop; }\n}\n"
         ));
         assert!(!parse_nftables("# type filter hook input priority 0; policy drop;\n"));
+        let rhel = "# include \"/etc/nftables/router.nft\"\ninclude \"/etc/nftables/main.nft\"\ninclude \"/etc/nft/*.nft\";\n";
+        assert_eq!(nftables_includes(rhel), ["/etc/nftables/main.nft"]);
     }
 }

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::core::Known;
+
 /// An interface of the machine itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Link {
@@ -9,6 +11,8 @@ pub struct Link {
     pub mtu: u32,
     /// Hardware address, as the kernel writes it.
     pub mac: String,
+    /// Its own reverse path filter; the stricter of it and that of all interfaces holds, by number.
+    pub rp_filter: Known<String>,
 }
 
 /// What the first process may give to a service.

@@ -18,7 +18,7 @@ pub(super) fn judge(check: Check, facts: &HostFacts, wanted: &HostWanted) -> Opt
     let files = &facts.files;
     match check {
         Check::NmCloudSetup => return nm_cloud_setup(files),
-        Check::MachineId => return own::machine_id(facts),
+        Check::MachineId => return alone(own::machine_id(facts), "machine-id-shared", wanted),
         Check::Configuration => return closer::configuration(wanted),
         Check::OddServers => return closer::odd_servers(wanted),
         _ => {}
@@ -40,25 +40,44 @@ pub(super) fn judge(check: Check, facts: &HostFacts, wanted: &HostWanted) -> Opt
         Check::Clock => Some(clock(live)),
         Check::CgroupControllers => Some(controllers(live)),
         Check::CgroupVersion => Some(cgroup_version(live, wanted)),
-        Check::Loadable(name) => loadable(name, files, live, wanted),
+        Check::Loadable("vxlan") if !matches!(wanted.flannel_backend.as_str(), "" | "vxlan") => None,
+        Check::Loadable(name) => {
+            let next = "install the distribution's extra modules package, or choose another flannel-backend";
+            Some(loadable(&[name], files, live, next))
+        }
+        Check::AnyLoadable(names) => {
+            let next = "install the distribution's extra modules package, or a kernel that has one of them";
+            Some(loadable(names, files, live, next))
+        }
         Check::Port(protocol, port) => (!wanted.k3s_runs).then(|| free(protocol, port, live)),
         Check::GossipPort => wanted.gossip_port.map(|port| free(Protocol::Udp, port, live)),
         Check::RouterAdvertisements => advertisements(live),
-        Check::ReversePath => reverse_path(live),
+        Check::ReversePath => reverse_path(live, wanted),
         Check::NameServers => name_servers(live),
         Check::Selinux => selinux(files, live),
         Check::AppArmor => apparmor(files, live),
         Check::OpenFiles => own::open_files(live),
         Check::Mtu => own::mtu(live, wanted),
-        Check::ProductUuid => own::product_uuid(live),
-        Check::HardwareAddress => own::hardware_address(live, wanted),
+        Check::ProductUuid => alone(own::product_uuid(live), "product-uuid-shared", wanted),
+        Check::HardwareAddress => {
+            alone(own::hardware_address(live, wanted), "hardware-address-shared", wanted)
+        }
         Check::DiskLatency
         | Check::DiskFree
         | Check::TimeSync
         | Check::TimeOffset
         | Check::Certificates
+        | Check::PathMtu
         | Check::Peers(_) => closer::judge(check, facts.examined.as_ref()?, live, wanted),
         Check::NmCloudSetup | Check::MachineId | Check::Configuration | Check::OddServers => None,
+    }
+}
+
+/// A row of what no two machines may share: the agent, which hears the others, has the last word.
+fn alone(judged: Option<Judged>, rule: &str, wanted: &HostWanted) -> Option<Judged> {
+    match wanted.shared.iter().find(|why| why.rule == rule) {
+        Some(why) => Some(Judged::missing(why.detail.clone(), why.next.clone())),
+        None => judged,
     }
 }
 
@@ -159,33 +178,36 @@ fn minor(version: &str) -> Option<u32> {
     (numbers.next()? == "1").then(|| numbers.next()?.parse().ok())?
 }
 
-/// A module that something loads when it needs it.
-fn loadable(name: &str, files: &FileFacts, live: &LiveFacts, wanted: &HostWanted) -> Option<Judged> {
-    let vxlan = matches!(wanted.flannel_backend.as_str(), "" | "vxlan");
-    if name == "vxlan" && !vxlan {
-        return None;
+/// A module, or one of several, that something loads when it needs it.
+fn loadable(names: &[&str], files: &FileFacts, live: &LiveFacts, next: &str) -> Judged {
+    let found = |set: &Known<BTreeSet<String>>| {
+        let set = set.yes()?;
+        names.iter().find(|name| set.contains(**name)).copied()
+    };
+    // Which one is worth saying only where there is a choice.
+    let said = |name: &str, how: &str| match names {
+        [_] => Judged::ok(how),
+        _ => Judged::ok(format!("{name}: {how}")),
+    };
+    if let Some(name) = found(&live.loaded) {
+        return said(name, "loaded");
     }
-    let has = |set: &Known<BTreeSet<String>>| set.yes().is_some_and(|set| set.contains(name));
-    if has(&live.loaded) {
-        return Some(Judged::ok("loaded"));
+    if let Some(name) = found(&files.builtin) {
+        return said(name, "built in");
     }
-    if has(&files.builtin) {
-        return Some(Judged::ok("built in"));
+    if let Some(name) = found(&files.loadable) {
+        return said(name, "loaded on demand");
     }
-    if has(&files.loadable) {
-        return Some(Judged::ok("loaded on demand"));
-    }
-    Some(match (&files.loadable, &live.loaded) {
-        (Known::Yes(_), Known::Yes(_)) => Judged::missing(
-            format!("this kernel has no module {name}"),
-            "install the distribution's extra modules package, or choose another flannel-backend",
-        ),
+    match (&files.loadable, &live.loaded) {
+        (Known::Yes(_), Known::Yes(_)) => {
+            Judged::missing(format!("this kernel has no module {}", names.join(" and none ")), next)
+        }
         (Known::Unknown(unread), _) | (_, Known::Unknown(unread)) => Judged::unknown(unread),
         // A kernel without module files: it is built in or lacking, and nothing but using it tells which.
         (Known::Absent, _) | (_, Known::Absent) => {
             Judged::ok("cannot be told before it is used: no module files here")
         }
-    })
+    }
 }
 
 fn free(protocol: Protocol, port: u16, live: &LiveFacts) -> Judged {
@@ -229,15 +251,35 @@ fn advertisements(live: &LiveFacts) -> Option<Judged> {
     })
 }
 
-fn reverse_path(live: &LiveFacts) -> Option<Judged> {
-    Some(match live.sysctls.get(LiveFacts::RP_FILTER)? {
-        Known::Yes(value) if value.trim() == "1" => Judged::missing(
-            format!("{} is 1 (strict)", LiveFacts::RP_FILTER),
-            "set it to 2 (loose) where the host has several interfaces",
-        ),
-        Known::Yes(_) | Known::Absent => Judged::ok("not strict"),
-        Known::Unknown(unread) => Judged::unknown(unread),
-    })
+/// The kernel takes the larger of two numbers: that of all interfaces, and the interface's own. 1 is strict, 2 is loose.
+fn reverse_path(live: &LiveFacts, wanted: &HostWanted) -> Option<Judged> {
+    let all = live.sysctls.get(LiveFacts::RP_FILTER)?;
+    let own = own::interface(live, wanted);
+    let named = own.as_ref().map(|(name, _)| format!("net.ipv4.conf.{name}.rp_filter"));
+    let own = match own {
+        None => Known::Absent,
+        Some((_, Ok(link))) => link.rp_filter.clone(),
+        Some((_, Err(unread))) => Known::Unknown(unread),
+    };
+    // Nothing lies above loose.
+    if [all, &own].into_iter().any(|value| value.yes().is_some_and(|value| value == "2")) {
+        return Some(Judged::ok("loose"));
+    }
+    let strict = |value: &Known<String>| value.yes().is_some_and(|value| value == "1");
+    let key = match (strict(all), strict(&own), named) {
+        (true, _, _) => LiveFacts::RP_FILTER.to_owned(),
+        (false, true, Some(key)) => key,
+        _ => {
+            return Some(match (all, &own) {
+                (Known::Unknown(unread), _) | (_, Known::Unknown(unread)) => Judged::unknown(unread),
+                _ => Judged::ok("not strict"),
+            });
+        }
+    };
+    Some(Judged::missing(
+        format!("{key} is 1 (strict)"),
+        "set it to 2 (loose) where the host has several interfaces",
+    ))
 }
 
 fn name_servers(live: &LiveFacts) -> Option<Judged> {

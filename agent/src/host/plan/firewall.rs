@@ -1,6 +1,6 @@
 //! The firewall of the host: reported, or opened where the configuration says so.
 
-use super::kernel::kept_file;
+use super::kept::kept_file;
 use super::{HostAct, HostWanted, Judged};
 use crate::core::Known;
 use crate::host::{FIREWALLD_FILES, HostFacts, render};
@@ -22,12 +22,14 @@ pub(super) fn judge(facts: &HostFacts, wanted: &HostWanted) -> Option<Judged> {
         Known::Absent => false,
         Known::Unknown(unread) => return Some(Judged::unknown(unread)),
     };
-    let nftables = match &files.nftables_drops {
-        Known::Yes(drops) => *drops && enabled("nftables.service").is_ok_and(|enabled| enabled),
-        Known::Absent => false,
+    let nftables: Vec<&str> = match &files.nftables_drops {
+        Known::Yes(drops) if enabled("nftables.service").is_ok_and(|enabled| enabled) => {
+            drops.iter().map(String::as_str).collect()
+        }
+        Known::Yes(_) | Known::Absent => Vec::new(),
         Known::Unknown(unread) => return Some(Judged::unknown(unread)),
     };
-    if !ufw && !firewalld && !nftables {
+    if !ufw && !firewalld && nftables.is_empty() {
         return None;
     }
     let mut judged = Judged::ok("");
@@ -72,10 +74,10 @@ pub(super) fn judge(facts: &HostFacts, wanted: &HostWanted) -> Option<Judged> {
             }
         }
     }
-    if nftables {
+    if !nftables.is_empty() {
         // An accept in a table of ours would not overrule a drop in another.
         let ports = opening.map_or_else(|| "the ports of docs/host.md".to_owned(), super::Opening::words);
-        let detail = "/etc/nftables.conf has a chain that drops what it does not know";
+        let detail = format!("{} has a chain that drops what it does not know", nftables.join(" and "));
         add(&mut judged, &mut said, Judged::missing(detail, format!("accept there, by hand: {ports}")));
     }
     judged.detail = if said.is_empty() { "open for k3s".to_owned() } else { said.join("; ") };
@@ -119,6 +121,7 @@ fn with_ufw(facts: &HostFacts, rules: &[String]) -> Judged {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edge::fs;
     use crate::gossip::WantedRole;
     use crate::host::testing::{copy_of, put};
     use crate::host::{Kept, Opening, Scope, Tree, plan, probe_as};
@@ -157,6 +160,31 @@ mod tests {
         assert_eq!(findings, ["/etc/nftables.conf has a chain that drops what it does not know"]);
         assert_eq!(steps[0], "write /etc/firewalld/policies/muster-host.xml");
         assert_eq!(steps.len(), 8);
+    }
+
+    #[test]
+    fn the_files_of_rhel_and_the_runlevels_of_openrc_are_read() {
+        let drops = "table inet f {\n chain i {\n  type filter hook input priority 0; policy drop;\n }\n}\n";
+        let rhel = copy_of("rocky-9.minimal.by-hand");
+        put(rhel.path(), "/etc/sysconfig/nftables.conf", "include \"/etc/nftables/main.nft\"\n");
+        put(rhel.path(), "/etc/nftables/main.nft", drops);
+        let said = |root: &std::path::Path| row(root, &wanted(false)).1;
+        let named = |file: &str| vec![format!("{file} has a chain that drops what it does not know")];
+        assert!(!said(rhel.path()).concat().contains("nftables"), "it is not enabled");
+        put(rhel.path(), "/etc/systemd/system/multi-user.target.wants/nftables.service", "");
+        assert!(said(rhel.path()).contains(&named("/etc/nftables/main.nft")[0]), "{:?}", said(rhel.path()));
+
+        let alpine = copy_of("alpine-3.20.by-hand");
+        put(alpine.path(), "/etc/nftables.nft", drops);
+        put(alpine.path(), "/etc/runlevels/boot/hostname", "");
+        assert_eq!(said(alpine.path()), Vec::<String>::new());
+        put(alpine.path(), "/etc/runlevels/default/nftables", "");
+        assert_eq!(said(alpine.path()), named("/etc/nftables.nft"));
+        put(alpine.path(), "/etc/runlevels/default/firewalld", "");
+        assert_eq!(said(alpine.path())[0], "firewalld starts at boot");
+        // Left-overs of another init system start nothing.
+        fs::create_directory(&alpine.path().join("usr/lib/systemd/system"), 0o755).unwrap();
+        assert_eq!(said(alpine.path()), Vec::<String>::new());
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Modules, sysctls and the files that keep them.
 
+use super::kept::kept_file;
 use super::{HostAct, HostWanted, Judged, Verdict};
 use crate::core::{Known, Unread};
 use crate::host::facts::kernel::read_only_mount;
 use crate::host::facts::sysctl::{key_path, plain};
-use crate::host::profile::Wish;
+use crate::host::profile::{IPV6_FORWARDING, Wish};
 use crate::host::{
-    Content, FileFacts, HostFacts, Kept, Kind, LiveFacts, MODULES_FILE, NETWORK_MANAGER_FILE, ROWS,
-    SYSCTL_FILE, SysctlFile, render,
+    FileFacts, HostFacts, Kept, Kind, LiveFacts, MODULES_FILE, NETWORK_MANAGER_FILE, ROWS, SYSCTL_FILE,
+    SysctlFile, render,
 };
 
 /// A module, by its effect.
@@ -57,9 +58,7 @@ pub(super) fn keep_modules(facts: &HostFacts, wanted: &HostWanted) -> Judged {
     };
     let mut unread = None;
     let mut keep = Vec::new();
-    let asked = |row: &&crate::host::Row| {
-        !wanted.skip.contains(row.name) && row.is_asked(&wanted.modules, &wanted.packages)
-    };
+    let asked = |row: &&crate::host::Row| !wanted.skip.contains(row.name) && row.is_asked(wanted);
     for row in ROWS.iter().filter(asked) {
         let Kind::Module(name, _) = row.kind else { continue };
         match built_in(name, facts) {
@@ -153,6 +152,20 @@ pub(super) fn sysctl(
             Known::Unknown(unread) => return Some(Judged::unknown(unread)),
         }
     }
+    if key == IPV6_FORWARDING {
+        match learned_route(live) {
+            Known::Absent => {}
+            Known::Yes(interface) => {
+                return Some(Judged::missing(
+                    format!(
+                        "{detail}, which would drop the default route that {interface} learns by advertisement"
+                    ),
+                    format!("set net.ipv6.conf.{interface}.accept_ra = 2 first; Muster then sets this one"),
+                ));
+            }
+            Known::Unknown(unread) => return Some(Judged::unknown(&unread)),
+        }
+    }
     let mounts = match &live.proc_mounts {
         Known::Yes(mounts) => mounts.as_slice(),
         Known::Absent => &[],
@@ -167,6 +180,18 @@ pub(super) fn sysctl(
     })
 }
 
+/// The interface whose default route goes when IPv6 forwarding comes.
+fn learned_route(live: &LiveFacts) -> Known<String> {
+    match &live.advertised {
+        Known::Yes(learned) => match learned.iter().find(|(_, accept)| accept.trim() != "2") {
+            Some((interface, _)) => Known::Yes(interface.clone()),
+            None => Known::Absent,
+        },
+        Known::Absent => Known::Absent,
+        Known::Unknown(unread) => Known::Unknown(unread.clone()),
+    }
+}
+
 fn said(wish: Wish) -> String {
     match wish {
         Wish::Exactly(value) => value.to_owned(),
@@ -174,13 +199,18 @@ fn said(wish: Wish) -> String {
     }
 }
 
+/// The module that makes a key, with its row.
+fn module_of(key: &str) -> Option<(&'static str, &'static str)> {
+    match key {
+        _ if key.starts_with("net.bridge.") => Some(("module.br_netfilter", "br_netfilter")),
+        _ if key.starts_with("net.netfilter.") => Some(("module.nf_conntrack", "nf_conntrack")),
+        _ => None,
+    }
+}
+
 /// Whether a step of this plan loads the module that makes the key.
 fn brought_by_module(key: &str, live: &LiveFacts, wanted: &HostWanted) -> bool {
-    let (row, module) = match key {
-        _ if key.starts_with("net.bridge.") => ("module.br_netfilter", "br_netfilter"),
-        _ if key.starts_with("net.netfilter.") => ("module.nf_conntrack", "nf_conntrack"),
-        _ => return false,
-    };
+    let Some((row, module)) = module_of(key) else { return false };
     !wanted.skip.contains(row)
         && live.container.is_absent()
         && live.effects.get(module).is_some_and(Known::is_absent)
@@ -204,19 +234,26 @@ pub(super) fn keep_sysctls(facts: &HostFacts, wanted: &HostWanted) -> Judged {
     let mut keep = Vec::new();
     let mut unread = None;
     let mut overridden = Vec::new();
-    for row in ROWS.iter().filter(|row| !wanted.skip.contains(row.name)) {
+    for row in ROWS.iter().filter(|row| !wanted.skip.contains(row.name) && row.is_asked(wanted)) {
         let Kind::Sysctl(key, wish) = row.kind else { continue };
         let mine = ours.iter().find(|(path, ..)| *path == key_path(key)).map(|(_, value, _)| value.clone());
-        let value = match wish {
-            Wish::Exactly(value) => Some(value.to_owned()),
-            Wish::AtLeast(least) => match enough_already(key, least, facts, others, mine.is_some()) {
-                Ok(true) => None,
-                Ok(false) => Some(largest(key, least, others).to_string()),
-                Err(what) => {
-                    unread = Some(what);
-                    mine
+        let value = match (kept_key(key, facts, wanted), wish) {
+            (Known::Absent, _) => None,
+            (Known::Unknown(what), _) => {
+                unread = Some(what);
+                mine
+            }
+            (Known::Yes(()), Wish::Exactly(value)) => Some(value.to_owned()),
+            (Known::Yes(()), Wish::AtLeast(least)) => {
+                match enough_already(key, least, facts, others, mine.is_some()) {
+                    Ok(true) => None,
+                    Ok(false) => Some(largest(key, least, others).to_string()),
+                    Err(what) => {
+                        unread = Some(what);
+                        mine
+                    }
                 }
-            },
+            }
         };
         if let Some(value) = value {
             overridden.extend(later_override(key, wish, others));
@@ -226,6 +263,38 @@ pub(super) fn keep_sysctls(facts: &HostFacts, wanted: &HostWanted) -> Judged {
     let text = (!keep.is_empty()).then(|| render::sysctl_file(keep));
     let judged = kept_file(SYSCTL_FILE, before, text, facts.owner, unread.as_ref());
     overridden.into_iter().fold(judged, |judged, (detail, next)| judged.also(Verdict::Missing, detail, next))
+}
+
+/// Whether a key is there when the file is read at boot: now, or once the module of the table that makes it is loaded. procps ends
+/// in failure over a key that is not there.
+fn kept_key(key: &'static str, facts: &HostFacts, wanted: &HostWanted) -> Known<()> {
+    let Some(live) = &facts.live else {
+        // The kernel of an image is not known here, nor what it lacks.
+        return Known::Yes(());
+    };
+    if key == IPV6_FORWARDING {
+        match learned_route(live) {
+            // Not at the next boot either.
+            Known::Yes(_) => return Known::Absent,
+            Known::Absent => {}
+            Known::Unknown(unread) => return Known::Unknown(unread),
+        }
+    }
+    match live.sysctls.get(key) {
+        Some(Known::Yes(_)) => Known::Yes(()),
+        Some(Known::Unknown(unread)) => Known::Unknown(unread.clone()),
+        Some(Known::Absent) | None => match module_of(key) {
+            Some((_, module)) if brought_by_module(key, live, wanted) => {
+                let judged = to_load(module, &facts.files);
+                match (judged.verdict, judged.steps.is_empty()) {
+                    (Verdict::Unknown, _) => Known::unknown(key, judged.detail),
+                    (_, false) => Known::Yes(()),
+                    (_, true) => Known::Absent,
+                }
+            }
+            _ => Known::Absent,
+        },
+    }
 }
 
 /// Whether a number is large enough without us. Once our file names it, it stays there; and a live value that is just what
@@ -299,68 +368,4 @@ pub(super) fn network_manager(facts: &HostFacts) -> Option<Judged> {
             }
         }),
     }
-}
-
-/// A file of ours: there with this text, or not there.
-pub(super) fn kept_file(
-    path: &str,
-    before: Option<&Kept>,
-    text: Option<String>,
-    owner: (u32, u32),
-    unread: Option<&Unread>,
-) -> Judged {
-    let judged = match (before, &text) {
-        (None, None) => Judged::ok("nothing to keep"),
-        (Some(Kept::File { content, .. }), Some(text)) if content.text() == Some(text.as_str()) => {
-            Judged::ok(format!("{path} is as wanted"))
-        }
-        (Some(Kept::Link { target }), _) => Judged::missing(
-            format!("{path} is a symbolic link to {target}"),
-            "take the link away, or switch the row off with host.skip",
-        ),
-        (old, new) => {
-            let does = match (old, new) {
-                (None, _) => format!("write {path}"),
-                (Some(_), Some(_)) => format!("write {path} anew"),
-                (Some(_), None) => format!("take away {path}"),
-            };
-            let mode = match old {
-                Some(Kept::File { mode, .. }) => *mode,
-                _ => 0o644,
-            };
-            let after = new.as_ref().map(|text| Kept::File {
-                content: Content::new(text.as_bytes()),
-                mode,
-                uid: owner.0,
-                gid: owner.1,
-            });
-            let lines =
-                difference(old.and_then(Kept::text).unwrap_or_default(), new.as_deref().unwrap_or_default());
-            let act = HostAct::PutFile {
-                path: path.into(),
-                before: old.cloned(),
-                after,
-                does: does.clone(),
-                lines,
-            };
-            Judged::mended(does, vec![act])
-        }
-    };
-    match unread {
-        Some(unread) => judged.also(
-            Verdict::Unknown,
-            unread.to_string(),
-            "mend the cause; until then the line stays as it is",
-        ),
-        None => judged,
-    }
-}
-
-/// Lines of a small file of ours that go and come.
-fn difference(old: &str, new: &str) -> Vec<String> {
-    let gone =
-        old.lines().filter(|line| !new.lines().any(|other| other == *line)).map(|line| format!("-{line}"));
-    let come =
-        new.lines().filter(|line| !old.lines().any(|other| other == *line)).map(|line| format!("+{line}"));
-    gone.chain(come).collect()
 }

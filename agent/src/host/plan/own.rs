@@ -3,18 +3,12 @@
 use super::{HostWanted, Judged};
 use crate::core::{Known, Unread};
 use crate::host::{HostAct, HostFacts, Link, LiveFacts, Package};
+use crate::identity::marks::tells_nothing;
 
 /// What k3s's unit asks for.
 const OPEN_FILES: u64 = 1_048_576;
 /// The least that IPv6 allows on any link.
 const LEAST_MTU: u32 = 1_280;
-
-/// A uuid that makers leave in place of one.
-const COMMON_UUIDS: [&str; 3] = [
-    "03000200-0400-0500-0006-000700080009",
-    "12345678-1234-5678-90ab-cddeefaabbcc",
-    "fefefefe-fefe-fefe-fefe-fefefefefefe",
-];
 
 pub(super) fn machine_id(facts: &HostFacts) -> Option<Judged> {
     let id = match &facts.files.machine_id {
@@ -50,10 +44,7 @@ pub(super) fn product_uuid(live: &LiveFacts) -> Option<Judged> {
         Known::Unknown(unread) => return Some(Judged::unknown(unread)),
         Known::Yes(uuid) => uuid.to_ascii_lowercase(),
     };
-    let filler = uuid.bytes().all(|byte| matches!(byte, b'0' | b'-'))
-        || uuid.bytes().all(|byte| matches!(byte, b'f' | b'-'))
-        || COMMON_UUIDS.contains(&uuid.as_str());
-    Some(if filler {
+    Some(if tells_nothing(&uuid) {
         Judged::missing(
             format!("the maker's uuid {uuid} is a filler that other machines have too"),
             "nothing, while machine-ids differ; else set it with the maker's tool",
@@ -64,7 +55,10 @@ pub(super) fn product_uuid(live: &LiveFacts) -> Option<Judged> {
 }
 
 /// The interface of the node's address as far as the facts go: the configured one, or that of the default route.
-fn interface<'a>(live: &'a LiveFacts, wanted: &'a HostWanted) -> Option<(&'a str, Result<&'a Link, Unread>)> {
+pub(super) fn interface<'a>(
+    live: &'a LiveFacts,
+    wanted: &'a HostWanted,
+) -> Option<(&'a str, Result<&'a Link, Unread>)> {
     let routes = [&live.route4, &live.route6];
     let name = wanted.interface.as_ref().or_else(|| routes.into_iter().find_map(Known::yes))?;
     match &live.links {

@@ -1,17 +1,32 @@
 //! The running kernel and this boot.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use super::parsed;
 use crate::core::Known;
 use crate::edge::clock;
 use crate::edge::link::{LinkKind, kind_of};
+use crate::edge::sockets::{self, Waiting};
 use crate::host::facts::links::{InitLimits, Link, parse_init_limits};
 use crate::host::facts::{kernel, network, swap, sysctl};
 use crate::host::profile::Effect;
 use crate::host::{Cgroups, Kept, Kind, Listener, LiveFacts, Protocol, ROWS, Tree};
 
-pub(super) fn live(tree: &Tree) -> LiveFacts {
+pub(super) fn live(tree: &Tree, heard: Option<Known<Vec<Listener>>>) -> LiveFacts {
+    // Where the listeners stand in `/proc` alone, the kernel walks its whole table of sockets for them: so beside the rest.
+    std::thread::scope(|scope| {
+        let walk = heard.is_none().then(|| scope.spawn(|| listeners(tree)));
+        let mut facts = all_but_listeners(tree);
+        facts.listeners = match (heard, walk.map(std::thread::ScopedJoinHandle::join)) {
+            (Some(heard), _) | (None, Some(Ok(heard))) => heard,
+            (None, _) => Known::unknown("/proc/net/tcp", "the look at it broke off"),
+        };
+        facts
+    })
+}
+
+fn all_but_listeners(tree: &Tree) -> LiveFacts {
     let file_systems = tree.text("/proc/filesystems").map(|text| kernel::parse_filesystems(&text));
     let mut effects = BTreeMap::new();
     let mut sysctls = BTreeMap::new();
@@ -53,7 +68,7 @@ pub(super) fn live(tree: &Tree) -> LiveFacts {
         },
         route4: some(parsed(tree.text("/proc/net/route"), "/proc/net/route", network::parse_route4)),
         route6: some(routes6.map(|routes| routes.into_iter().next().map(|route| route.interface))),
-        listeners: listeners(tree),
+        listeners: Known::Absent,
         name_servers: name_servers(tree),
         selinux: tree.text("/sys/fs/selinux/enforce").map(|text| text.trim() == "1"),
         apparmor: tree.text("/sys/module/apparmor/parameters/enabled").map(|text| text.trim() == "Y"),
@@ -94,7 +109,8 @@ const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 /// The container manager, by the files of systemd's container interface, Docker and podman. Those of the latter two stay
 /// behind when an image becomes a virtual machine, so they do not count in the first PID namespace.
-fn container(tree: &Tree) -> Known<String> {
+#[must_use]
+pub fn container(tree: &Tree) -> Known<String> {
     for path in ["/run/systemd/container", "/run/host/container-manager"] {
         match tree.text(path) {
             Known::Absent => {}
@@ -141,7 +157,9 @@ fn links(tree: &Tree) -> Known<BTreeMap<String, Link>> {
             continue;
         };
         let Ok(mtu) = mtu.trim().parse() else { continue };
-        links.insert(name, Link { mtu, mac: mac.trim().to_owned() });
+        let rp_filter = tree.text(&format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"));
+        let rp_filter = rp_filter.map(|value| value.trim().to_owned());
+        links.insert(name, Link { mtu, mac: mac.trim().to_owned(), rp_filter });
     }
     Known::Yes(links)
 }
@@ -164,7 +182,20 @@ fn advertised(tree: &Tree, routes: &Known<Vec<network::Route6>>) -> Known<Vec<(S
     Known::Yes(learned)
 }
 
+/// The kernel's own answer on this machine, its text where it gives none: in a container without `sock_diag`, or of another tree.
 fn listeners(tree: &Tree) -> Known<Vec<Listener>> {
+    if tree.root() == Path::new("/")
+        && let Ok(waiting) = sockets::waiting()
+    {
+        let listener = |one: Waiting| Listener {
+            protocol: if one.tcp { Protocol::Tcp } else { Protocol::Udp },
+            address: one.address,
+            port: one.port,
+            inode: one.inode,
+            owner: None,
+        };
+        return Known::Yes(waiting.into_iter().map(listener).collect());
+    }
     let files = [
         ("/proc/net/tcp", Protocol::Tcp),
         ("/proc/net/tcp6", Protocol::Tcp),

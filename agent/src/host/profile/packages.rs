@@ -80,7 +80,9 @@ impl Manager {
                     .split(' ')
                     .map(ToOwned::to_owned)
                     .collect(),
-                words("env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install"),
+                words(
+                    "env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 --no-install-recommends install",
+                ),
             ],
             Manager::Dnf => vec![words("dnf -q -y --setopt=install_weak_deps=False install")],
             Manager::Zypper => vec![words("zypper --quiet --non-interactive install --no-recommends")],
@@ -92,7 +94,9 @@ impl Manager {
     #[must_use]
     pub fn remove(self, name: &str) -> Vec<String> {
         let text = match self {
-            Manager::Apt => "env DEBIAN_FRONTEND=noninteractive apt-get -q -y remove",
+            Manager::Apt => {
+                "env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 remove"
+            }
             Manager::Dnf => "dnf -q -y --noautoremove remove",
             Manager::Zypper => "zypper --quiet --non-interactive remove",
             Manager::Apk => "apk del --quiet",
@@ -110,8 +114,8 @@ mod tests {
         for (manager, last, gone) in [
             (
                 Manager::Apt,
-                "env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install nfs-common",
-                "env DEBIAN_FRONTEND=noninteractive apt-get -q -y remove nfs-common",
+                "env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 --no-install-recommends install nfs-common",
+                "env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 remove nfs-common",
             ),
             (
                 Manager::Dnf,

@@ -1,6 +1,6 @@
 //! The table itself.
 
-use super::{Applies, Blocks, Check, Effect, Kind, Level, Need, Package, Row, Wish};
+use super::{Applies, Blocks, Check, Effect, IPV6_FORWARDING, Kind, Level, Need, Package, Row, Wish};
 use crate::host::facts::Protocol;
 
 use Blocks::{Everything, Nothing, Server};
@@ -73,6 +73,12 @@ pub const ROWS: &[Row] = &[
         "flannel's default backend loads it on demand; some distributions ship it in an extra package",
     ),
     wished(
+        "module.iptables",
+        Kind::Check(Look::AnyLoadable(&["nf_tables", "ip_tables"])),
+        Need::K3s,
+        "kube-proxy and flannel write their rules with the iptables that k3s brings, which needs one of the two and loads it on demand",
+    ),
+    wished(
         "persist.modules",
         Kind::KeepModules,
         Need::Advice,
@@ -97,6 +103,14 @@ pub const ROWS: &[Row] = &[
         Sysctl("net.bridge.bridge-nf-call-ip6tables", Exactly("1")),
         Need::K3sDoesIt,
         "the same for IPv6",
+    ),
+    needed(
+        "sysctl.net.ipv6.conf.all.forwarding",
+        Sysctl(IPV6_FORWARDING, Exactly("1")),
+        Need::K3sDoesIt,
+        Nothing,
+        "pods' IPv6 packets are routed by the node; on request: an IPv6 `cluster-cidr` or `node-ip`. It waits for ipv6.accept-ra: \
+         switched on before, it drops a default route learned from advertisements",
     ),
     wished(
         "sysctl.fs.inotify.max_user_instances",
@@ -302,7 +316,8 @@ pub const ROWS: &[Row] = &[
         "ipv4.rp-filter",
         Kind::Check(Look::ReversePath),
         Need::Advice,
-        "strict reverse path filtering drops replies of pods on hosts with several interfaces",
+        "strict reverse path filtering drops replies of pods on hosts with several interfaces; never changed: it guards against forged \
+         addresses, and nothing here tells whether the host's other networks count on it",
     ),
     wished(
         "resolv-conf",
@@ -408,6 +423,12 @@ pub const ROWS: &[Row] = &[
         Kind::Check(Look::Peers(Some(10250))),
         Need::K3s,
         "logs, exec and metrics of pods on other nodes",
+    ),
+    wished(
+        "peer.mtu",
+        Kind::Check(Look::PathMtu),
+        Need::K3s,
+        "flannel sizes its packets by the interface alone: what a smaller way in between loses, etcd and pods lose",
     ),
     wished(
         "peer.port",
