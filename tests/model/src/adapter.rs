@@ -151,6 +151,7 @@ fn ask(model: &Founding, who: u8, node: &Node, view: &[Sight], answers: &Answers
             register: Some(register(claim)),
             proposal: proposal(claim),
             fitness: 1,
+            zone: String::new(),
         })
         .collect();
     // Every clock has run out and every pause is over. Less time only takes moves away, and not to move is always possible
@@ -160,6 +161,7 @@ fn ask(model: &Founding, who: u8, node: &Node, view: &[Sight], answers: &Answers
         servers: model.founders,
         parameters: Parameters::default().hash(),
         fitness: 1,
+        zone: String::new(),
         settled_for: Duration::from_secs(1_000_000),
         settle: Duration::ZERO,
         nominee_watched_for: Duration::from_secs(1_000_000),

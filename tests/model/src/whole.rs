@@ -9,8 +9,8 @@ use std::time::Duration;
 use muster::config::{Env, Flags, Settings};
 use muster::core::{CaHash, ClusterId, Known, NodeId, Phase};
 use muster::decide::{
-    AnnulRequest, Binary, HostSeen, K3sSeen, K3sWanted, MemberSeen, NodeFacts, Observed, Plan, UnitSeen,
-    Watch, decide,
+    AnnulRequest, Binary, DiscoverySeen, HostSeen, K3sSeen, K3sWanted, MemberSeen, NodeFacts, Observed, Plan,
+    UnitSeen, Watch, decide,
 };
 use muster::engine::{ClaimInput, gate_word};
 use muster::founding::Shared;
@@ -266,12 +266,16 @@ impl State {
                 nominee_since: long_ago,
                 retry_at: long_ago,
                 started: long_ago,
+                out_since: Some(long_ago),
+                voteless_since: Some(long_ago),
             },
             checks,
             members: asked
                 .map_or_else(|| Known::unknown("members", "no answer"), |c| Known::Yes(self.list(c))),
             api: BTreeMap::new(),
             k3s: self.k3s_seen(n),
+            heal: muster::heal::HealSeen::default(),
+            discovery: DiscoverySeen::default(),
         }
     }
 

@@ -33,7 +33,7 @@ impl Whole {
                     }
                 }
                 Act::Start { .. } => state.start(self, n),
-                Act::Stop { .. } => machine.running = false,
+                Act::Stop { .. } | Act::Retire { .. } => machine.running = false,
                 Act::Discard { .. } => {
                     machine.config = None;
                     machine.running = false;
@@ -44,7 +44,11 @@ impl Whole {
                 | Act::FetchK3s
                 | Act::Check { .. }
                 | Act::AskMembers { .. }
-                | Act::Enable { .. } => {}
+                | Act::Enable { .. }
+                | Act::Mark
+                | Act::Restart { .. }
+                | Act::Heal { .. }
+                | Act::ResetEtcd { .. } => {}
             }
         }
         (state != *last).then_some(state)

@@ -1,7 +1,7 @@
 //! The promises, checked after every event against the whole truth, which no agent sees.
 
 use muster::core::{CaHash, ClusterId, NodeId};
-use muster::decide::K3sWanted;
+use muster::decide::{K3sWanted, REMOVED_FROM};
 use muster::founding::{Ballot, Certificate, Register};
 use muster::ledger::{Data as Kept, Record};
 
@@ -72,6 +72,19 @@ impl World {
         let identity = usize::from(machine.disk.identity);
         self.vote_counts(voter, identity, &record, &me);
         self.certificate_counts(&record);
+        self.data_counts(number, &record);
+    }
+
+    /// Nobody gives up, as those of a member that was removed, the data of one that its cluster lists where it is.
+    fn data_counts(&mut self, number: u8, record: &Record) {
+        let Kept::Discarding { reason } = &record.data else { return };
+        let machine = &self.machines[usize::from(number) - 1];
+        let Data::Server { cluster, member } = machine.disk.data else { return };
+        let listed = self.etcds[cluster].members.iter().any(|m| m.id == member && m.at == machine.at);
+        if listed && reason.starts_with(REMOVED_FROM) {
+            let name = machine.name.clone();
+            self.broken(|| format!("{name} gives up the data of a member that its cluster lists"));
+        }
     }
 
     /// Votes count by identity, as their readers count them: two copies of one ledger have one vote between them.
@@ -95,6 +108,7 @@ impl World {
                 self.truth.chosen.iter().any(|c| c.era == era && c.cluster_id != certificate.cluster_id);
             let founder = certificate.founder_name.clone();
             self.truth.chosen.push(certificate.clone());
+            self.decision.choose(self.now, &certificate.ca_hash);
             self.say(0, || format!("chosen: the certificate of {founder}"));
             if other {
                 self.broken(|| format!("two certificates were chosen in era {era}"));
@@ -213,6 +227,9 @@ impl World {
             if etcd.members.len() > 1 && !self.truth.is_chosen(&etcd.ca) && !self.control.without_votes() {
                 broken = Some("a cluster that was not chosen was joined".to_owned());
             }
+        }
+        if self.heals.is_some() {
+            broken = broken.or_else(|| self.two_healers());
         }
         if let Some(broken) = broken {
             self.broken(|| broken);

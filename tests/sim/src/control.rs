@@ -23,6 +23,16 @@ pub enum Control {
     NoGate,
     /// More identities than the bound allows, and nobody counts them.
     BeyondBound,
+    /// Healing: a server is removed as soon as it is called dead.
+    NoGrace,
+    /// Healing: nobody counts the living voters before a member is removed.
+    NoQuorumCheck,
+    /// Healing: every server acts, whoever holds the Lease.
+    WithoutLease,
+    /// Healing: a member is removed while another one is still a learner.
+    LearnerPending,
+    /// Healing: what could not be learnt about a server is taken for its death.
+    UnknownIsDead,
 }
 
 impl Control {
@@ -38,6 +48,20 @@ impl Control {
         Control::NoGate,
         Control::BeyondBound,
     ];
+
+    /// Every control of healing.
+    pub const HEALING: &[Control] = &[
+        Control::NoGrace,
+        Control::NoQuorumCheck,
+        Control::WithoutLease,
+        Control::LearnerPending,
+        Control::UnknownIsDead,
+    ];
+
+    /// Whether it breaks healing, and not the founding.
+    pub fn heals(self) -> bool {
+        Self::HEALING.contains(&self)
+    }
 
     /// Whether certificates are made without votes here, so that only two of them are a violation.
     pub fn without_votes(self) -> bool {

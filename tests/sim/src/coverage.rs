@@ -13,6 +13,7 @@ pub struct Coverage {
     faults: BTreeMap<&'static str, u64>,
     rests: HashMap<String, u64>,
     gates: HashMap<String, u64>,
+    remedies: BTreeMap<&'static str, u64>,
     /// Effects done.
     pub effects: u64,
     /// Turns of the agents' loops.
@@ -58,6 +59,21 @@ impl Coverage {
         count(&mut self.gates, rule, 1);
     }
 
+    /// Something that healing did, or refused to do just before.
+    pub fn remedy(&mut self, name: &'static str) {
+        *self.remedies.entry(name).or_default() += 1;
+    }
+
+    /// How often each remedy was done or refused.
+    pub fn remedies(&self) -> &BTreeMap<&'static str, u64> {
+        &self.remedies
+    }
+
+    /// How often a rule spoke.
+    pub fn times(&self, rule: &str) -> u64 {
+        self.rules.get(rule).copied().unwrap_or_default()
+    }
+
     /// Adds what another has counted.
     pub fn add(&mut self, other: &Coverage) {
         for (from, into) in [
@@ -71,6 +87,9 @@ impl Coverage {
         }
         for (phase, times) in &other.phases {
             *self.phases.entry(*phase).or_default() += times;
+        }
+        for (remedy, times) in &other.remedies {
+            *self.remedies.entry(*remedy).or_default() += times;
         }
         for (fault, times) in &other.faults {
             *self.faults.entry(fault).or_default() += times;
@@ -89,6 +108,7 @@ impl Coverage {
             ("rules", sorted(&self.rules)),
             ("rests", sorted(&self.rests)),
             ("gate", sorted(&self.gates)),
+            ("remedies", self.remedies.iter().map(|(name, times)| ((*name).to_owned(), *times)).collect()),
         ]
     }
 

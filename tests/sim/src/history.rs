@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use muster::config::{FoundingMode, HostSettings, K3sSettings, Seed, Settings, Source, Timing};
+use muster::config::{FoundingMode, Healing, HostSettings, K3sSettings, Seed, Settings, Source, Timing};
 use muster::core::{Phase, Secret};
 use muster::gossip::WantedRole;
 
@@ -26,12 +26,18 @@ pub struct Script {
     pub calm: Option<Option<(u64, Crash)>>,
     /// Whether the story is kept.
     pub tell: bool,
+    /// Without faults of chance: datagrams lost all the same, per mille.
+    pub loss: u64,
+    /// Whether it is a history of healing.
+    pub heals: bool,
+    /// With it: this one scene, and a crash at a point of it under [`Script::calm`], instead of scenes of chance.
+    pub scene: Option<crate::scene::Scene>,
 }
 
 impl Script {
     /// The history of a seed.
     pub fn of(seed: u64) -> Self {
-        Self { seed, control: Control::None, calm: None, tell: false }
+        Self { seed, control: Control::None, calm: None, tell: false, loss: 0, heals: false, scene: None }
     }
 }
 
@@ -53,6 +59,10 @@ pub struct History {
     pub too_few: bool,
     /// Effects, over all machines.
     pub effects: u64,
+    /// From the loss of a server for good to the full number, in milliseconds.
+    pub filled_ms: Vec<u64>,
+    /// From a quorate view to the choice, k3s's own time taken out, in milliseconds.
+    pub decided_ms: Option<u64>,
     /// What it went through.
     pub coverage: Coverage,
 }
@@ -81,6 +91,9 @@ const PEACE: Duration = Duration::from_secs(1_500);
 
 /// Runs a history.
 pub fn run(script: Script) -> History {
+    if script.heals {
+        return crate::healing::run(script);
+    }
     let mut dice = Dice::new(script.seed.wrapping_mul(0x5851_f42d_4c95_7f2d));
     let founders = [2, 3, 3, 3, 3, 3, 4, 5][dice.below(8) as usize];
     let most = if script.control == Control::BeyondBound { 2 * founders + 1 } else { 2 * founders - 1 };
@@ -108,6 +121,7 @@ pub fn run(script: Script) -> History {
     }
     world.crash_at = script.calm.flatten();
     if script.calm.is_some() {
+        world.weather.loss = script.loss;
         world.outage = Duration::from_millis([0, 20_000, 90_000][dice.below(3) as usize]);
     }
     if beyond {
@@ -146,6 +160,8 @@ pub fn run(script: Script) -> History {
         too_few,
         formed_at: formed_at.filter(|_| served),
         effects: world.effects,
+        filled_ms: Vec::new(),
+        decided_ms: world.decision.took().map(|took| took.as_millis() as u64),
         story: world.story.unwrap_or_default(),
         coverage: world.coverage,
     }
@@ -273,21 +289,23 @@ impl World {
 }
 
 /// Settings of one machine of a group: the same for all but, now and then, the role.
-fn settings(at: usize, founders: usize, dice: &mut Dice) -> Settings {
+pub fn settings(at: usize, founders: usize, dice: &mut Dice) -> Settings {
     let role = if at >= founders && dice.chance(100) { WantedRole::Agent } else { WantedRole::Auto };
     Settings {
         cluster: "sim".to_owned(),
         servers: if founders > 3 { 5 } else { 3 },
         founders,
         role,
+        zone: None,
         founding: FoundingMode::Auto,
         seeds: vec![Seed::Name("seed".to_owned(), 7846)],
         token: Secret::new("simulated-token-of-no-use".to_owned()),
         previous_token: None,
         node_name: None,
-        node_ip: None,
+        node_ips: Vec::new(),
         interface: None,
         gossip_port: 7846,
+        metrics_listen: None,
         state_dir: PathBuf::from("/nowhere"),
         run_dir: PathBuf::from("/nowhere"),
         k3s: K3sSettings {
@@ -310,5 +328,8 @@ fn settings(at: usize, founders: usize, dice: &mut Dice) -> Settings {
         host: HostSettings::default(),
         api_addresses: Vec::new(),
         timing: Timing { nominee_patience_ms: 60_000, ..Timing::default() },
+        healing: Healing::default(),
+        discovery: Default::default(),
+        labels: Default::default(),
     }
 }

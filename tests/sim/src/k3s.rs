@@ -11,8 +11,15 @@ use muster::k3s::gate::{GateFacts, may_start};
 use muster::k3s::{ConfigFile, K3sRole, Paths, TokenFile, TokenForm};
 
 use crate::control::Control;
+use crate::kube::Kube;
 use crate::machine::{Data, Lie, Machine, Running, Token, Writes, address};
 use crate::world::World;
+
+/// How long a member that was added has no name in the list: etcd writes it there once the member runs.
+const NAMELESS: Duration = Duration::from_secs(3);
+
+/// For how long after its start an etcd that learns of its removal takes its k3s's word along.
+const SETTING_UP: Duration = Duration::from_secs(2);
 
 /// A member of an etcd cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +30,8 @@ pub struct Member {
     pub number: u8,
     /// Not a voter yet.
     pub learner: bool,
+    /// The last part of the address of its peer URL.
+    pub at: u8,
 }
 
 /// An etcd cluster.
@@ -34,6 +43,8 @@ pub struct Etcd {
     pub members: Vec<Member>,
     /// Since when its learner makes no progress.
     pub stalled: Option<Duration>,
+    /// What Kubernetes keeps in it.
+    pub kube: Kube,
 }
 
 /// A learner without progress for this long is removed by the etcd leader, as in k3s.
@@ -107,7 +118,14 @@ impl World {
         let own = matches!(machine.disk.data, Data::Server { cluster: on_disk, .. } if on_disk == cluster);
         let works = !matches!(machine.writes, Writes::Full | Writes::ReadOnly) && !machine.wrong_date;
         let running = |k3s: &Running| !k3s.hangs && self.now >= k3s.ready;
-        machine.up && machine.paused.is_none() && own && works && machine.k3s.as_ref().is_some_and(running)
+        // A member that moved is not where the others call it.
+        let moved = || self.etcds[cluster].members.iter().any(|m| m.number == number && m.at != machine.at);
+        machine.up
+            && machine.paused.is_none()
+            && own
+            && works
+            && machine.k3s.as_ref().is_some_and(running)
+            && !moved()
     }
 
     /// Whether a member sees a majority of the voters.
@@ -143,8 +161,11 @@ impl World {
                 self.say(number, || "its stalled learner is removed by the leader".to_owned());
                 continue;
             }
-            if progress && self.dice.chance(500) {
+            // Where a learner must be seen beside a death, the fourth server's takes its time.
+            let slow = self.control == Control::LearnerPending && self.etcds[cluster].members.len() > 3;
+            if progress && self.dice.chance(if slow { 4 } else { 500 }) {
                 self.etcds[cluster].members[at].learner = false;
+                self.voter_added(cluster);
                 self.machine(number).next = now;
             }
         }
@@ -159,11 +180,23 @@ impl World {
             return;
         }
         let told = |m: &Member| self.linked(number, m.number) && self.quorate(m.number, cluster);
-        if self.etcds[cluster].members.iter().any(told) {
-            self.machine(number).disk.tombstone = true;
-            self.say(number, || "its etcd finds that it was removed".to_owned());
-            self.kill_k3s(number);
+        if !self.etcds[cluster].members.iter().any(told) {
+            return;
         }
+        let starts = machine.k3s.as_ref().is_some_and(|k3s| self.now < k3s.ready + SETTING_UP);
+        if starts {
+            // As k3s does at times: the word is lost, and it waits for ever.
+            self.coverage.fault("member-found-itself-removed-and-hangs");
+            self.say(number, || "its etcd finds that it was removed, and k3s hangs".to_owned());
+            if let Some(k3s) = &mut self.machine(number).k3s {
+                k3s.hangs = true;
+            }
+            return;
+        }
+        self.coverage.fault("member-found-itself-removed");
+        self.machine(number).disk.tombstone = true;
+        self.say(number, || "its etcd finds that it was removed".to_owned());
+        self.kill_k3s(number);
     }
 
     /// The etcd cluster whose supervisor answers at an address, as seen from a machine.
@@ -193,9 +226,21 @@ impl World {
         let machine = self.machine(number);
         let (data, config) = (machine.disk.data, machine.disk.config.clone());
         let placed = match (data, config) {
+            // An agent that becomes a server keeps its name and its Node.
+            (
+                Data::Agent { .. },
+                Some(K3sWanted::InCluster { role: Role::Server, server: Some(server), ca }),
+            ) => {
+                let through = self.cluster_at(number, server);
+                through.is_some_and(|cluster| {
+                    self.etcds[cluster].ca == ca && self.join(number, Role::Server, cluster)
+                })
+            }
+            (Data::Server { cluster, member }, Some(_)) if self.has_moved(number, cluster, member) => false,
             (Data::Server { .. } | Data::Agent { .. }, Some(_)) => true,
             (Data::Empty, Some(K3sWanted::Provisional)) => {
                 self.founds(number);
+                self.decision.founding(&fresh, ready - self.now);
                 self.make_cluster(number, fresh);
                 true
             }
@@ -214,7 +259,7 @@ impl World {
         };
         if placed {
             let hangs = false;
-            self.machine(number).k3s = Some(Running { ready, hangs, lies: None });
+            self.machine(number).k3s = Some(Running { ready, hangs, lies: None, registered: false });
             self.say(number, || "k3s starts".to_owned());
         } else {
             // A join that fails ends the process; systemd tries again, and so does the agent.
@@ -225,7 +270,9 @@ impl World {
     fn make_cluster(&mut self, number: u8, ca: CaHash) {
         let id = self.next_member;
         self.next_member += 1;
-        self.etcds.push(Etcd { ca, members: vec![Member { id, number, learner: false }], stalled: None });
+        let at = self.machine(number).at;
+        let members = vec![Member { id, number, learner: false, at }];
+        self.etcds.push(Etcd { ca, members, stalled: None, kube: Kube::default() });
         self.machine(number).disk.data = Data::Server { cluster: self.etcds.len() - 1, member: id };
     }
 
@@ -237,14 +284,22 @@ impl World {
         let name = self.machine(number).name.clone();
         let taken =
             |member: &Member| member.learner || self.machines[usize::from(member.number) - 1].name == name;
-        if role != Role::Server || self.etcds[cluster].members.iter().any(taken) {
+        let unfit = self.machines[usize::from(number) - 1].healer.unfit;
+        if role != Role::Server || unfit || self.etcds[cluster].members.iter().any(taken) {
             return false;
         }
         let id = self.next_member;
         self.next_member += 1;
-        self.etcds[cluster].members.push(Member { id, number, learner: true });
+        let at = self.machine(number).at;
+        self.etcds[cluster].members.push(Member { id, number, learner: true, at });
         self.machine(number).disk.data = Data::Server { cluster, member: id };
         true
+    }
+
+    /// Whether a member's machine has another address than its member.
+    fn has_moved(&self, number: u8, cluster: usize, member: u64) -> bool {
+        let at = self.machines[usize::from(number) - 1].at;
+        self.etcds[cluster].members.iter().any(|m| m.id == member && m.at != at)
     }
 
     /// The process ends by itself.
@@ -277,10 +332,14 @@ impl World {
     /// The members of a cluster, as its servers list them.
     pub fn members(&self, cluster: usize) -> Vec<MemberSeen> {
         let list = self.etcds[cluster].members.iter();
-        list.map(|member| MemberSeen {
-            node: self.machines[usize::from(member.number) - 1].name.clone(),
-            learner: member.learner,
-            address: Some(address(member.number)),
+        list.map(|member| {
+            let machine = &self.machines[usize::from(member.number) - 1];
+            let nameless = self.is_young(machine, cluster, member.id);
+            MemberSeen {
+                node: if nameless { String::new() } else { machine.name.clone() },
+                learner: member.learner,
+                address: Some(address(member.at)),
+            }
         })
         .collect()
     }
@@ -307,10 +366,7 @@ impl World {
                 Some(K3sWanted::InCluster { server: Some(server), .. }) => Known::Yes(*server),
                 _ => Known::Absent,
             },
-            trouble: match machine.disk.tombstone && machine.k3s.is_none() && machine.k3s_again.is_none() {
-                true => vec![Why::new("gate-tombstone", "the cluster has removed this member", "")],
-                false => Vec::new(),
-            },
+            trouble: self.k3s_says(machine),
         };
         let unit = |working: bool| match machine.k3s.as_ref().map(|k3s| k3s.lies) {
             Some(Some(Lie::Ready)) => UnitSeen::Active,
@@ -361,6 +417,39 @@ impl World {
             },
             Data::Empty => {}
         }
+        if self.heals.is_some() && seen.ready == Known::Yes(true) {
+            seen.ready = self.own_node_ready(number);
+        }
         seen
+    }
+
+    /// Whether a machine's etcd is a learner that has just started.
+    fn is_young(&self, machine: &Machine, cluster: usize, member: u64) -> bool {
+        let learner = |m: &Member| m.id == member && m.learner;
+        let started = machine.k3s.as_ref().is_some_and(|k3s| self.now < k3s.ready + NAMELESS);
+        started && self.etcds[cluster].members.iter().any(learner)
+    }
+
+    /// What k3s, or its gate, says is in its way.
+    fn k3s_says(&self, machine: &Machine) -> Vec<Why> {
+        if machine.disk.tombstone && machine.k3s.is_none() && machine.k3s_again.is_none() {
+            return vec![Why::new("gate-tombstone", "the cluster has removed this member", "")];
+        }
+        if self.heals.is_none() {
+            return Vec::new();
+        }
+        match machine.disk.data {
+            Data::Server { cluster, member } if self.has_moved(machine.number, cluster, member) => {
+                vec![Why::new("k3s-not-a-member", "this server is not a member of the etcd cluster", "")]
+            }
+            // One that was added a moment ago does not find its own name in the list yet, and says what a removed one says.
+            Data::Server { cluster, member } if self.is_young(machine, cluster, member) => {
+                vec![Why::new("k3s-not-a-member", "this server is not a member of the etcd cluster", "")]
+            }
+            Data::Agent { cluster } if self.password_differs(machine, cluster) => {
+                vec![Why::new("name-held", "Node password rejected, duplicate hostname", "")]
+            }
+            _ => Vec::new(),
+        }
     }
 }

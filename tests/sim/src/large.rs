@@ -18,9 +18,12 @@ use ring::signature::Ed25519KeyPair;
 use serde_json::json;
 use tokio::time::Instant;
 
+use crate::dice::Dice;
+
 /// What one size showed.
 struct Row {
     nodes: usize,
+    loss: u32,
     converged: Option<f64>,
     idle_bytes: f64,
     detected_first: Option<f64>,
@@ -36,7 +39,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 const IDLE: Duration = Duration::from_secs(20);
 
 /// Measures groups of these sizes.
-pub fn bench(sizes: &[usize], as_json: bool) -> ExitCode {
+pub fn bench(sizes: &[usize], loss: u32, as_json: bool) -> ExitCode {
     if !as_json {
         println!(
             "nodes   all know all   bytes a node a second   death seen by first, last   processor a node"
@@ -45,7 +48,7 @@ pub fn bench(sizes: &[usize], as_json: bool) -> ExitCode {
     for nodes in sizes {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         let row = match runtime {
-            Ok(runtime) => runtime.block_on(group(*nodes)),
+            Ok(runtime) => runtime.block_on(group(*nodes, loss)),
             Err(error) => Err(anyhow::Error::new(error)),
         };
         match row {
@@ -65,7 +68,7 @@ impl Row {
             println!(
                 "{}",
                 json!({
-                    "nodes": self.nodes, "converged_seconds": self.converged,
+                    "nodes": self.nodes, "loss_permille": self.loss, "converged_seconds": self.converged,
                     "idle_bytes_per_node_per_second": self.idle_bytes.round(),
                     "death_seen_first_seconds": self.detected_first, "death_seen_last_seconds": self.detected_last,
                     "processor_percent_per_node": self.processor,
@@ -107,11 +110,15 @@ fn claim(owner: &muster::core::NodeId, n: usize, parameters: &Parameters) -> Cla
         proposal: None,
         certificate: None,
         annulment: None,
+        recovery: None,
+        fenced: false,
         phase: Phase::Seeking,
         role: Role::Undecided,
         voter: None,
         api: None,
         ready: None,
+        zone: String::new(),
+        marks: muster::identity::Marks::default(),
         why: String::new(),
     }
 }
@@ -166,13 +173,15 @@ async fn until(
     (first, None)
 }
 
-async fn group(size: usize) -> anyhow::Result<Row> {
+async fn group(size: usize, loss: u32) -> anyhow::Result<Row> {
     let network = MemoryNetwork::default();
     let bytes = Arc::new(AtomicU64::new(0));
     let sum = Arc::clone(&bytes);
+    let dice = std::sync::Mutex::new(Dice::new(size as u64));
     network.set_fate(move |_, _, datagram| {
         sum.fetch_add(datagram.len() as u64, Ordering::Relaxed);
-        vec![ONE_WAY]
+        let lost = |mut dice: std::sync::MutexGuard<'_, Dice>| dice.chance(loss.into());
+        if loss > 0 && dice.lock().is_ok_and(lost) { Vec::new() } else { vec![ONE_WAY] }
     });
     let mut nodes = Vec::with_capacity(size);
     for n in 0..size {
@@ -206,6 +215,7 @@ async fn group(size: usize) -> anyhow::Result<Row> {
     let a_node = size as f64 * IDLE.as_secs_f64();
     Ok(Row {
         nodes: size,
+        loss,
         converged,
         idle_bytes: idle / a_node,
         detected_first: first,

@@ -10,6 +10,7 @@ use muster::engine::Watcher;
 use muster::ledger::Record;
 
 use crate::gossip::Ears;
+use crate::survey::Healer;
 
 /// k3s's data on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +73,8 @@ pub struct Running {
     pub hangs: bool,
     /// What its unit says against the truth.
     pub lies: Option<Lie>,
+    /// Its kubelet has registered its Node.
+    pub registered: bool,
 }
 
 /// Everything that outlives the power.
@@ -93,13 +96,17 @@ pub struct Disk {
     pub tombstone: bool,
     /// k3s starts at boot.
     pub enabled: bool,
+    /// The password under which its Node was registered; none before.
+    pub password: Option<u64>,
 }
 
 /// One machine.
 #[derive(Debug)]
 pub struct Machine {
-    /// Its number: also the last part of its address.
+    /// Its number.
     pub number: u8,
+    /// The last part of its address: its number, unless it was given another one.
+    pub at: u8,
     /// Destroyed for good.
     pub gone: bool,
     /// Has power.
@@ -155,6 +162,8 @@ pub struct Machine {
     pub why: Vec<Why>,
     /// An operator's word, given on this machine.
     pub annul: Option<AnnulRequest>,
+    /// What it remembers of healing.
+    pub healer: Healer,
     /// Crash at the n-th effect from now on.
     pub crash_in: Option<(u32, Crash)>,
 }
@@ -176,7 +185,7 @@ impl Machine {
 
     /// Its address.
     pub fn address(&self) -> IpAddr {
-        address(self.number)
+        address(self.at)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster::core::{ClusterId, Known, Why};
-use muster::decide::{Act, HostSeen, K3sWanted, NodeFacts, Observed};
+use muster::decide::{Act, DiscoverySeen, HostSeen, K3sWanted, NodeFacts, Observed};
 use muster::engine::{ClaimInput, Outcome, Report, World as Door};
 use muster::gossip::Role;
 use muster::ledger::{Data as Kept, Record};
@@ -29,7 +29,7 @@ pub struct One<'a> {
 
 impl One<'_> {
     /// Counts an effect, after which everything must hold; true when the agent has just ended, so that nothing more happens.
-    fn effect(&mut self) -> bool {
+    pub fn effect(&mut self) -> bool {
         if !self.crashed {
             self.world.check_invariants();
             self.crashed = self.world.crash_is_due(self.number);
@@ -105,6 +105,7 @@ impl One<'_> {
         machine.disk.data = Data::Empty;
         machine.disk.token = None;
         machine.disk.tombstone = false;
+        machine.disk.password = None;
         Outcome::Done
     }
 
@@ -132,11 +133,19 @@ impl Door for One<'_> {
         let dice = world.dice.next();
         let now = world.clock(self.number);
         let shared = Arc::clone(&world.parameters);
-        let k3s = world.k3s_seen(self.number);
+        let k3s = world.k3s_looked_at(self.number);
         let no_check = world.control == Control::NoLiveCheck;
         let machine = &mut world.machines[usize::from(self.number) - 1];
         let id = world.identities[usize::from(machine.disk.identity)].clone();
-        let watch = machine.watcher.look(now, &machine.ears.view, &machine.record, dice);
+        if world.decision.quorate.is_none() {
+            let may = |peer: &&muster::gossip::Peer| peer.live && peer.claim.eligible;
+            let others = machine.ears.view.peers.values().filter(may).count();
+            if others + 1 >= world.settings[usize::from(self.number) - 1].founders {
+                world.decision.quorate = Some(world.now);
+            }
+        }
+        let watch =
+            machine.watcher.look(now, &machine.ears.view, &machine.record, &k3s, &k3s.server_data, dice);
         let recent = |at: &Duration| now.saturating_sub(*at) < RECENT;
         let mut checks: BTreeMap<_, _> = machine
             .checks
@@ -150,7 +159,7 @@ impl Door for One<'_> {
                 checks.insert(certificate.founder_address, Known::Yes(certificate.ca_hash.clone()));
             }
         }
-        Observed {
+        let mut seen = Observed {
             now,
             fresh_cluster,
             node: NodeFacts {
@@ -174,15 +183,30 @@ impl Door for One<'_> {
             },
             api: BTreeMap::new(),
             k3s,
+            heal: muster::heal::HealSeen::default(),
+            discovery: DiscoverySeen::default(),
+        };
+        if self.world.heals.is_some() {
+            self.look_at_healing(&mut seen);
         }
+        seen
     }
 
-    async fn holds(&mut self, act: &Act, _seen: &Observed) -> Known<bool> {
+    async fn holds(&mut self, act: &Act, seen: &Observed) -> Known<bool> {
+        if self.world.heals.is_some()
+            && let Some(word) = self.guard_healing(act, seen)
+        {
+            return word;
+        }
         let machine = &self.world.machines[usize::from(self.number) - 1];
         let data = &machine.record.data;
         Known::Yes(match act {
             Act::Discard { .. } => matches!(data, Kept::Discarding { .. }),
-            Act::Stop { .. } => matches!(data, Kept::Joining { .. }),
+            Act::Stop { role } => match data {
+                Kept::Joining { .. } => true,
+                Kept::Member { role: own, .. } => own == role && *own == Role::Agent,
+                _ => false,
+            },
             Act::Configure { wanted: K3sWanted::Provisional } => matches!(data, Kept::Provisional { .. }),
             Act::Start { .. } => !matches!(data, Kept::None | Kept::Discarding { .. }),
             Act::RemoveNode { name, address, .. } => *name != machine.name && *address != machine.address(),
@@ -192,7 +216,7 @@ impl Door for One<'_> {
 
     async fn commit(&mut self, mut record: Record) -> Result<(), Why> {
         // A crash may fall before the write, or after it and before anything is said.
-        if self.effect() {
+        if self.heal_point(false) || self.effect() {
             return Err(Why::new("power-cut", "", ""));
         }
         let fails = self.world.dice.chance(500);
@@ -228,7 +252,7 @@ impl Door for One<'_> {
         machine.disk.record = Arc::clone(&record);
         machine.record = record;
         self.world.durable(number);
-        if self.effect() { Err(Why::new("power-cut", "", "")) } else { Ok(()) }
+        if self.heal_point(false) || self.effect() { Err(Why::new("power-cut", "", "")) } else { Ok(()) }
     }
 
     async fn publish(&mut self, input: ClaimInput) {
@@ -250,9 +274,12 @@ impl Door for One<'_> {
     }
 
     async fn perform(&mut self, act: Act) -> Outcome {
-        if self.effect() {
+        let heals = matches!(act, Act::Heal { .. } | Act::RemoveNode { .. });
+        if self.heal_point(heals) || self.effect() {
             return Outcome::Failed("power cut".to_owned());
         }
+        // What only asks, or is so already, leaves the last look at k3s as it is.
+        let asks = matches!(act, Act::Check { .. } | Act::AskMembers { .. } | Act::Enable { .. });
         let number = self.number;
         let clock = self.world.clock(number);
         let outcome = match act {
@@ -298,9 +325,24 @@ impl Door for One<'_> {
                 }
             },
             Act::Discard { .. } => self.discard(),
+            Act::RemoveNode { name, .. } if self.world.heals.is_some() => self.remove_newcomers_node(&name),
             Act::RemoveNode { name, seen_dead, .. } => self.remove_node(&name, seen_dead),
+            Act::Retire { .. } => {
+                let machine = self.world.machine(number);
+                machine.k3s = None;
+                machine.k3s_again = None;
+                machine.disk.enabled = false;
+                Outcome::Done
+            }
+            Act::Restart { .. } | Act::ResetEtcd { .. } => Outcome::Done,
+            Act::Mark => self.mark(),
+            Act::Heal { remedy, .. } => self.heal(&remedy),
         };
-        if self.effect() { Outcome::Failed("power cut".to_owned()) } else { outcome }
+        if !asks && outcome == Outcome::Done {
+            self.world.machine(number).healer.k3s = None;
+        }
+        let crashed = self.heal_point(heals) || self.effect();
+        if crashed { Outcome::Failed("power cut".to_owned()) } else { outcome }
     }
 
     async fn report(&mut self, _seen: &Observed, _report: &Report) {}

@@ -19,12 +19,19 @@ impl World {
             let voters = || etcd.members.iter().filter(|member| !member.learner);
             let kept = voters().filter(|member| {
                 let machine = &self.machines[usize::from(member.number) - 1];
-                !machine.gone && machine.disk.data == Data::Server { cluster, member: member.id }
+                !machine.gone
+                    && machine.at == member.at
+                    && machine.disk.data == Data::Server { cluster, member: member.id }
             });
             let certified =
                 |m: &Machine| m.disk.record.certificate.as_ref().is_some_and(|c| c.ca_hash == etcd.ca);
             self.machines.iter().any(|m| !m.gone && certified(m)) && 2 * kept.count() <= voters().count()
         })
+    }
+
+    /// Whether every machine that knew of the cluster was imaged anew or destroyed: who is left founds another, or waits for founders.
+    pub fn is_forgotten(&self) -> bool {
+        self.machines.iter().filter(|m| !m.gone).all(|m| m.disk.record.certificate.is_none())
     }
 
     /// Whether somebody waits, by name, for a founder whose cluster is on no disk any more, or whose machine is not coming back

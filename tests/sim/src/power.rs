@@ -60,6 +60,7 @@ impl World {
         machine.checks.clear();
         machine.members = None;
         machine.watcher = Watcher::new(clock);
+        machine.healer.restart();
         machine.next = now;
         machine.crash_in = None;
         self.durable(number);
@@ -125,6 +126,7 @@ impl World {
         machine.copy = false;
         machine.record = Arc::clone(&machine.disk.record);
         machine.annul = None;
+        machine.healer.leave = None;
         self.say(number, || "is reimaged".to_owned());
     }
 }

@@ -23,6 +23,10 @@ pub struct Totals {
     pub stuck: Vec<usize>,
     /// Virtual seconds until all served, in milliseconds so that they can be sorted.
     pub formed_ms: Vec<u64>,
+    /// From the loss of a server for good to the full number, in milliseconds.
+    pub filled_ms: Vec<u64>,
+    /// From a quorate view to the choice, k3s's own time taken out, in milliseconds.
+    pub decided_ms: Vec<u64>,
     /// What they went through.
     pub coverage: Coverage,
     /// Time of the processor that it took.
@@ -36,6 +40,8 @@ impl Totals {
         self.lost_quorum += u64::from(history.lost_quorum);
         self.too_few += u64::from(history.too_few);
         self.formed_ms.extend(history.formed_at.map(|seconds| (seconds * 1_000.0) as u64));
+        self.filled_ms.extend(&history.filled_ms);
+        self.decided_ms.extend(history.decided_ms);
         if let Some(violation) = history.violation {
             self.violations.push((place, violation));
         } else if history.stuck {
@@ -53,23 +59,41 @@ impl Totals {
         self.violations.extend(other.violations);
         self.stuck.extend(other.stuck);
         self.formed_ms.extend(other.formed_ms);
+        self.filled_ms.extend(other.filled_ms);
+        self.decided_ms.extend(other.decided_ms);
         self.coverage.add(&other.coverage);
         self.processor += other.processor;
         self.violations.sort();
         self.stuck.sort_unstable();
         self.formed_ms.sort_unstable();
+        self.filled_ms.sort_unstable();
+        self.decided_ms.sort_unstable();
     }
 
     /// A percentile of the virtual seconds to all serving.
     pub fn percentile(&self, p: usize) -> Option<f64> {
-        let at = self.formed_ms.len().saturating_sub(1) * p / 100;
-        self.formed_ms.get(at).map(|ms| *ms as f64 / 1_000.0)
+        percentile(&self.formed_ms, p)
+    }
+
+    /// A percentile of the virtual seconds from a loss for good to the full number of servers.
+    pub fn filled(&self, p: usize) -> Option<f64> {
+        percentile(&self.filled_ms, p)
+    }
+
+    /// A percentile of the virtual seconds from a quorate view to the choice.
+    pub fn decided(&self, p: usize) -> Option<f64> {
+        percentile(&self.decided_ms, p)
     }
 
     /// Whether nothing was violated and nobody is stuck.
     pub fn is_clean(&self) -> bool {
         self.violations.is_empty() && self.stuck.is_empty()
     }
+}
+
+fn percentile(sorted_ms: &[u64], p: usize) -> Option<f64> {
+    let at = sorted_ms.len().saturating_sub(1) * p / 100;
+    sorted_ms.get(at).map(|ms| *ms as f64 / 1_000.0)
 }
 
 /// Histories taken by a thread at a time.

@@ -27,9 +27,11 @@ fn the_sum_does_not_depend_on_the_threads() {
 
 #[test]
 fn every_agent_that_is_broken_on_purpose_is_caught() {
-    for control in Control::ALL {
+    for control in Control::ALL.iter().chain(Control::HEALING) {
+        let heals = control.heals();
         let caught = (0..20).any(|part| {
-            let script = |place: usize| Script { control: *control, ..Script::of(100 * part + place as u64) };
+            let script =
+                |place: usize| Script { control: *control, heals, ..Script::of(100 * part + place as u64) };
             !run_all(100, 2, &script).violations.is_empty()
         });
         assert!(caught, "{control:?} was not caught");
@@ -41,4 +43,14 @@ fn some_histories_keep_the_promises_and_most_form_a_cluster() {
     let totals = run_all(200, 2, &|place| Script::of(1_000_000 + place as u64));
     assert!(totals.is_clean(), "{:?} {:?}", totals.violations, totals.stuck);
     assert!(totals.formed > 160, "only {} formed", totals.formed);
+}
+
+#[test]
+fn histories_of_healing_keep_the_promises_and_one_seed_gives_the_same_bytes() {
+    let script = |place: usize| Script { heals: true, ..Script::of(1 + place as u64) };
+    let totals = run_all(60, 2, &script);
+    assert!(totals.is_clean(), "{:?} {:?}", totals.violations, totals.stuck);
+    assert!(totals.coverage.remedies().contains_key("remove") && totals.filled(50).is_some());
+    let story = || run(Script { tell: true, ..script(7) }).story.join("\n");
+    assert_eq!(story(), story());
 }

@@ -14,11 +14,14 @@ use muster::ledger::Record;
 use crate::checks::Truth;
 use crate::control::Control;
 use crate::coverage::Coverage;
+use crate::decision::Decision;
 use crate::dice::Dice;
 use crate::gossip::{Ears, Packet, Said, Weather};
 use crate::k3s::Etcd;
 use crate::machine::{Crash, Data, Disk, Machine, Writes, identity, name};
 use crate::one::One;
+use crate::scene::Heals;
+use crate::survey::Healer;
 
 /// The whole world.
 pub struct World {
@@ -54,6 +57,8 @@ pub struct World {
     pub truth: Truth,
     /// Whether some machine is a copy of another.
     pub has_copies: bool,
+    /// How the founding came to its decision.
+    pub decision: Decision,
     /// What is broken on purpose.
     pub control: Control,
     /// Effects so far, over all machines.
@@ -68,6 +73,8 @@ pub struct World {
     pub coverage: Coverage,
     /// The first violation.
     pub violation: Option<String>,
+    /// What healing adds: none where only the founding is looked at.
+    pub heals: Option<Heals>,
     next_etcd: Duration,
 }
 
@@ -91,6 +98,7 @@ impl World {
             next_member: 1,
             truth: Truth::default(),
             has_copies: false,
+            decision: Decision::default(),
             control,
             effects: 0,
             crash_at: None,
@@ -98,6 +106,7 @@ impl World {
             story: tell.then(Vec::new),
             coverage: Coverage::default(),
             violation: None,
+            heals: None,
             next_etcd: Duration::ZERO,
         };
         for settings in settings {
@@ -114,6 +123,7 @@ impl World {
         let disk = self.bare(number);
         let machine = Machine {
             number,
+            at: number,
             gone: false,
             up: false,
             agent: false,
@@ -141,6 +151,7 @@ impl World {
             phase: None,
             why: Vec::new(),
             annul: None,
+            healer: Healer::default(),
             crash_in: None,
         };
         self.machines.push(machine);
@@ -162,6 +173,7 @@ impl World {
             token: None,
             tombstone: false,
             enabled: false,
+            password: None,
         }
     }
 
@@ -210,12 +222,14 @@ impl World {
             if machine.agent {
                 next = next.min(machine.next).min(machine.ears.next);
             }
-            for at in [machine.agent_again, machine.k3s_again, machine.k3s_dies].into_iter().flatten() {
+            let heals = machine.healer.next_event(machine.agent);
+            for at in [machine.agent_again, machine.k3s_again, machine.k3s_dies, heals].into_iter().flatten()
+            {
                 next = next.min(at);
             }
         }
         next = next.min(self.next_packet);
-        if self.has_learners() {
+        if self.has_learners() || self.heals.is_some() {
             next = next.min(self.next_etcd);
         }
         next
@@ -228,6 +242,9 @@ impl World {
         self.deliver();
         if now >= self.next_etcd {
             self.etcd();
+            if self.heals.is_some() {
+                self.kubernetes();
+            }
             self.next_etcd = now + Duration::from_millis(300);
         }
         let due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
@@ -258,6 +275,9 @@ impl World {
             let machine = self.machine(number);
             if machine.agent && machine.ears.next <= now {
                 if machine.ears.is_round(now) { self.gossip(number) } else { self.gossip_news(number) }
+            }
+            if self.heals.is_some() {
+                self.survey(number);
             }
             let machine = self.machine(number);
             if machine.agent && machine.next <= now && self.violation.is_none() {
