@@ -20,6 +20,13 @@ const SERVING_WRONG: u32 = 2;
 /// Until the file is gone, only the gate stands between it and a second cluster.
 const DISARMING: u32 = 50;
 
+/// How often a server is asked for the members of etcd.
+const EVERY_MEMBERS: Duration = Duration::from_secs(3);
+/// For how many looks a server counts as living after it said last that it votes: 15 seconds.
+const VOTED: u64 = 75;
+/// For how many looks no API may be ready while a majority votes: a minute, longer than k3s needs to start.
+const API_DOWN: u64 = 300;
+
 /// What was seen of one host at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Sample {
@@ -31,6 +38,8 @@ pub struct Sample {
     pub armed: bool,
     /// The hash of the CA that it serves, if it was asked.
     pub served_ca: Option<String>,
+    /// The nodes that vote, as its etcd lists them, if it was asked.
+    pub voters: Option<BTreeSet<String>>,
 }
 
 /// The memory that the invariants need, and what was found against them.
@@ -40,6 +49,12 @@ pub struct Invariants {
     holders: BTreeMap<String, u64>,
     disarming: BTreeMap<String, u32>,
     wrong: BTreeMap<String, u32>,
+    /// Who voted when a list was read last.
+    voters: BTreeSet<String>,
+    /// The look at which a node said last that it votes.
+    voted: BTreeMap<String, u64>,
+    /// The last look at which some API was ready, or no majority voted.
+    served: u64,
     /// Every violation, once.
     pub violations: BTreeSet<String>,
     /// How many times all hosts were looked at.
@@ -57,6 +72,48 @@ impl Invariants {
         }
         self.disarmed_in_time(samples);
         self.identities(samples);
+        self.quorum(samples);
+        self.api(samples);
+    }
+
+    /// Whoever is taken out of etcd leaves a majority that lives.
+    fn quorum(&mut self, samples: &[Sample]) {
+        for status in samples.iter().filter_map(|sample| sample.status.as_ref()) {
+            if status.k3s.voter == Some(true) {
+                self.voted.insert(status.node.name.clone(), self.looks);
+            }
+        }
+        for (by, voters) in samples.iter().filter_map(|sample| Some((&sample.host, sample.voters.as_ref()?)))
+        {
+            let out: Vec<&str> = self.voters.difference(voters).map(String::as_str).collect();
+            let living = voters.iter().filter(|name| self.lives(name)).count();
+            if !out.is_empty() && 2 * living <= voters.len() {
+                self.violations.insert(format!(
+                    "{} left etcd, and {living} of the {} that {by} lists live",
+                    out.join(", "),
+                    voters.len()
+                ));
+            }
+            self.voters.clone_from(voters);
+        }
+    }
+
+    fn lives(&self, name: &str) -> bool {
+        self.voted.get(name).is_some_and(|at| self.looks - at <= VOTED)
+    }
+
+    /// While a majority votes, some API serves.
+    fn api(&mut self, samples: &[Sample]) {
+        let k3s =
+            || samples.iter().filter_map(|sample| sample.status.as_ref()).map(|status| (status, &status.k3s));
+        let vote =
+            k3s().filter(|(status, k3s)| k3s.voter == Some(true) && self.voters.contains(&status.node.name));
+        let majority = 2 * vote.count() > self.voters.len();
+        if !majority || k3s().any(|(_, k3s)| k3s.api == Some(true)) {
+            self.served = self.looks;
+        } else if self.looks - self.served > API_DOWN {
+            self.violations.insert("a majority votes, and no API was ready for a minute".to_owned());
+        }
     }
 
     fn one(&mut self, sample: &Sample, status: &Status) {
@@ -195,12 +252,28 @@ impl Checker {
 
 fn watch(hosts: &Mutex<Vec<Host>>, found: &Mutex<Invariants>, stop: &AtomicBool) {
     let mut asked: BTreeMap<u8, Instant> = BTreeMap::new();
+    let (mut members_at, mut turn) = (Instant::now(), 0_usize);
     while !stop.load(Ordering::Relaxed) {
         let hosts = lock(hosts).clone();
-        let samples: Vec<Sample> = hosts.iter().map(|host| sample(host, &mut asked)).collect();
+        let mut samples: Vec<Sample> = hosts.iter().map(|host| sample(host, &mut asked)).collect();
+        if members_at.elapsed() > EVERY_MEMBERS {
+            members_at = Instant::now();
+            turn += 1;
+            ask_for_voters(&hosts, &mut samples, turn);
+        }
         lock(found).observe(&samples);
         std::thread::sleep(EVERY);
     }
+}
+
+/// Asks one of the servers whose API is ready, each in its turn.
+fn ask_for_voters(hosts: &[Host], samples: &mut [Sample], turn: usize) {
+    let ready = |sample: &Sample| sample.status.as_ref().is_some_and(|status| status.k3s.api == Some(true));
+    let serving: Vec<usize> = (0..samples.len()).filter(|at| ready(&samples[*at])).collect();
+    let Some(at) = serving.get(turn % serving.len().max(1)).copied() else { return };
+    // An empty list would be nobody's: it is an answer that was not understood.
+    let members = probe::members(&hosts[at]).ok().filter(|members| !members.voters.is_empty());
+    samples[at].voters = members.map(|members| members.voting_nodes().into_iter().collect());
 }
 
 fn sample(host: &Host, asked: &mut BTreeMap<u8, Instant>) -> Sample {
@@ -213,7 +286,7 @@ fn sample(host: &Host, asked: &mut BTreeMap<u8, Instant>) -> Sample {
     } else {
         None
     };
-    Sample { host: host.name.clone(), armed: host.armed(), status, served_ca }
+    Sample { host: host.name.clone(), armed: host.armed(), status, served_ca, voters: None }
 }
 
 /// A thread that panicked while it held the lock has left a value that is whole enough to report from.

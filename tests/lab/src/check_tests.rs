@@ -8,7 +8,7 @@ fn certificate(cluster: &str, era: u64) -> Certificate {
 fn holding(host: &str, certificate: Option<Certificate>) -> Sample {
     let node = Node { id: format!("id-{host}"), role: "server".into(), era: 1, ..Node::default() };
     let status = Status { node, phase: "serving".into(), certificate, ..Status::default() };
-    Sample { host: host.into(), status: Some(status), armed: false, served_ca: None }
+    Sample { host: host.into(), status: Some(status), armed: false, ..Sample::default() }
 }
 
 /// All that is found when these are seen, one look after the other.
@@ -79,4 +79,56 @@ fn a_node_may_disarm_itself_but_must_not_stay_armed() {
     assert!(looks(DISARMING).is_empty());
     let said = looks(DISARMING + 1);
     assert!(said.iter().any(|text| text.contains("stays configured to found")), "{said:?}");
+}
+
+/// Servers of a cluster: who says that it votes, whose API is ready.
+fn servers(words: &[(&str, bool, bool)]) -> Vec<Sample> {
+    let one = |(name, voter, api): &(&str, bool, bool)| {
+        let mut sample = holding(name, Some(certificate("c", 1)));
+        if let Some(status) = &mut sample.status {
+            status.node.name = (*name).to_owned();
+            (status.k3s.voter, status.k3s.api) = (Some(*voter), Some(*api));
+        }
+        sample
+    };
+    words.iter().map(one).collect()
+}
+
+fn listing(mut samples: Vec<Sample>, voters: &[&str]) -> Vec<Sample> {
+    samples[0].voters = Some(voters.iter().map(|name| (*name).to_owned()).collect());
+    samples
+}
+
+#[test]
+fn a_member_that_goes_leaves_a_majority_that_lives() {
+    let all = listing(servers(&[("a", true, true), ("b", true, true), ("c", true, true)]), &["a", "b", "c"]);
+    // One is dead and goes.
+    let two = servers(&[("a", true, true), ("b", true, true)]);
+    assert!(found(&[&all, &listing(two.clone(), &["a", "b"])]).is_empty());
+    // One is dead, and one that lives goes in its place: seconds after its last word the dead one does not count.
+    let mut invariants = Invariants::default();
+    invariants.observe(&all);
+    let rest = servers(&[("a", true, true), ("b", true, true)]);
+    for _ in 0..=VOTED {
+        invariants.observe(&rest);
+    }
+    invariants.observe(&listing(rest, &["a", "c"]));
+    let said: Vec<&String> = invariants.violations.iter().collect();
+    assert_eq!(said, ["b left etcd, and 1 of the 2 that a lists live"]);
+}
+
+#[test]
+fn an_api_serves_while_a_majority_votes() {
+    let looks = |after: &[(&str, bool, bool)]| {
+        let mut invariants = Invariants::default();
+        let names = ["a", "b", "c"];
+        invariants.observe(&listing(servers(&names.map(|name| (name, true, true))), &names));
+        for _ in 0..=API_DOWN {
+            invariants.observe(&servers(after));
+        }
+        invariants.violations.len()
+    };
+    assert_eq!(looks(&[("a", true, false), ("b", true, false)]), 1);
+    assert_eq!(looks(&[("a", true, false), ("b", true, true)]), 0, "one is enough");
+    assert_eq!(looks(&[("a", true, false), ("b", false, false)]), 0, "without a majority there is none");
 }

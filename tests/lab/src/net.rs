@@ -91,6 +91,19 @@ impl Net {
         self.default_route(index, true)
     }
 
+    /// Gives a host another address, as a lease that ran out would.
+    ///
+    /// # Errors
+    /// `ip` fails.
+    pub fn readdress(&self, index: u8, from: &str, to: &str) -> Result<()> {
+        batch(
+            &self.host(index),
+            &format!(
+                "link set host0 up\naddr del {from}/24 dev host0\naddr add {to}/24 dev host0\nroute replace default via {GATEWAY} dev host0\n"
+            ),
+        )
+    }
+
     /// Adds or removes a host's default route.
     ///
     /// # Errors

@@ -19,12 +19,21 @@ pub struct Members {
     pub learners: Vec<String>,
 }
 
+impl Members {
+    /// The nodes of the voters: etcd's names are the nodes' names and eight digits.
+    #[must_use]
+    pub fn voting_nodes(&self) -> Vec<String> {
+        let node = |name: &String| name.rsplit_once('-').map_or(name.clone(), |(node, _)| node.to_owned());
+        self.voters.iter().map(node).collect()
+    }
+}
+
 /// SHA-256 of what the host serves at `/cacerts`, asked from the switch; nothing when it serves none.
 #[must_use]
 pub fn ca_hash(host: &Host) -> Option<String> {
     let url = format!("https://{}:6443/cacerts", host.address());
     let line = format!(
-        "set -o pipefail; curl -sSfk --connect-timeout 1 --max-time 3 {url} | sha256sum | cut -d' ' -f1"
+        "set -o pipefail; /usr/bin/curl -sSfk --connect-timeout 1 --max-time 3 {url} | sha256sum | cut -d' ' -f1"
     );
     let net = Net::new(&paths::prefix(&host.lab));
     let run = net.on_switch("bash").args(["-c", &line]).within(Duration::from_secs(6));
@@ -37,7 +46,7 @@ pub fn ca_hash(host: &Host) -> Option<String> {
 /// # Errors
 /// The host is down, its k3s does not answer, or the answer is no member list.
 pub fn members(host: &Host) -> Result<Members> {
-    let curl = ["curl", "-sSfk", "--max-time", "4", "https://127.0.0.1:6443/db/info"];
+    let curl = ["/usr/bin/curl", "-sSfk", "--max-time", "4", "https://127.0.0.1:6443/db/info"];
     let done = host.inside(&curl, Duration::from_secs(6))?;
     let answer: Value = serde_json::from_str(&done.stdout)
         .with_context(|| format!("{}: /db/info: {}", host.name, done.stderr.trim()))?;

@@ -16,6 +16,10 @@ pub const SERIALISED: &str = "joins-serialised";
 pub const DISCARDED: &str = "provisional-discarded";
 /// Two machines have one identity.
 pub const CLONED: &str = "identity-cloned";
+/// Two certificates of one era are known.
+pub const TWO_CLUSTERS: &str = "two-clusters";
+/// Another machine has this one's machine-id.
+pub const SHARED_ID: &str = "machine-id-shared";
 /// There are as many servers as are wanted.
 pub const SERVERS_FULL: &str = "servers-full";
 

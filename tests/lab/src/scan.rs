@@ -16,22 +16,27 @@ use crate::conf;
 use crate::host::Host;
 use crate::wire::Heard;
 
-/// Files that hold secrets and are for root alone. Those of k3s are there only in the role that needs them.
-const OWNED: [&str; 5] = [
+/// Files that hold secrets, or tell everything, and are for root alone. Those of k3s are there only in the role that needs them.
+const OWNED: [&str; 6] = [
     conf::TOKEN_FILE,
     "/var/lib/muster/ledger.json",
+    "/var/lib/muster/decisions.jsonl",
     "/etc/rancher/k3s/muster-server-token",
     "/etc/rancher/k3s/muster-agent-token",
     "/etc/rancher/k3s/k3s.yaml",
 ];
 /// What Muster shows when it is asked.
-const SHOWN: [&[&str]; 5] = [
+const SHOWN: [&[&str]; 6] = [
     &["muster", "status", "--output", "json"],
     &["muster", "why"],
     &["muster", "config", "show"],
     &["muster", "founding", "show"],
     &["muster", "plan", "--output", "json"],
+    &["muster", "log", "--output", "json"],
 ];
+/// Reads the metrics without a program that a bare host may not have.
+const METRICS: &str =
+    "exec 3<>/dev/tcp/127.0.0.1/7847 && printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3";
 /// Larger files are not read: no program writes a token into the middle of megabytes.
 const LARGEST: u64 = 4 << 20;
 
@@ -128,6 +133,9 @@ impl Report {
             ensure!(!text.is_empty(), "{name}: `{}` says nothing", command.join(" "));
             self.look(needles, &format!("`{}` of {name}", command.join(" ")), text.as_bytes());
         }
+        let metrics = host.inside(&["bash", "-c", METRICS], Duration::from_secs(20))?;
+        ensure!(metrics.stdout.contains("muster_phase{"), "{name}: no metrics: {}", metrics.stderr.trim());
+        self.look(needles, &format!("the metrics of {name}"), metrics.stdout.as_bytes());
         let limits = host.shell("cat /proc/$(systemctl show -P MainPID muster.service)/limits")?;
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap_or_default();
         ensure!(core.split_whitespace().nth(5) == Some("0"), "{name}: the agent may dump its memory: {core}");

@@ -2,6 +2,8 @@
 //!
 //! Every field has a default: a node that leaves something out is shown with less, not refused.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The whole file.
@@ -22,6 +24,8 @@ pub struct Status {
     pub since_seconds: f64,
     /// Why it stands there, most important first.
     pub why: Vec<Why>,
+    /// What is wrong with its machine and blocks nothing.
+    pub host: Vec<Why>,
     /// The birth certificate, when the node knows one.
     pub certificate: Option<Certificate>,
     /// The other nodes it knows.
@@ -116,6 +120,8 @@ pub struct K3s {
     pub ready: Option<bool>,
     /// Whether the API answers.
     pub api: Option<bool>,
+    /// The voters that its ledger keeps, with their addresses.
+    pub voters: BTreeMap<String, String>,
 }
 
 /// A stay in one phase.

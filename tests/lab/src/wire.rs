@@ -23,6 +23,8 @@ use crate::net::{GATEWAY, Net};
 
 /// The port of gossip, where nobody configured another.
 pub const GOSSIP: u16 = 7846;
+/// Bytes of a challenge, the only answer that whoever replays a datagram of the group may get.
+const CHALLENGE: usize = 86;
 /// Datagrams kept of each tap; the oldest go first.
 const KEPT: usize = 20_000;
 /// `PACKET_OUTGOING` of `linux/if_packet.h`: the copy of a frame that leaves by another port of the switch.
@@ -119,6 +121,19 @@ pub struct Stranger {
     pub sent: u64,
     /// Datagrams sent.
     pub datagrams: u64,
+    /// What came back, as far as it was read.
+    pub answers: Answers,
+}
+
+/// What came back to a stranger.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// Datagrams.
+    pub datagrams: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Datagrams of another length than a challenge's.
+    pub others: u64,
 }
 
 impl Stranger {
@@ -130,7 +145,7 @@ impl Stranger {
         let address: Ipv4Addr = GATEWAY.parse().context("the switch's address")?;
         let socket = on_switch(net, || Ok(UdpSocket::bind(SocketAddrV4::new(address, 0))?))?;
         socket.set_nonblocking(true).context("not to wait for answers")?;
-        Ok(Self { socket, sent: 0, datagrams: 0 })
+        Ok(Self { socket, sent: 0, datagrams: 0, answers: Answers::default() })
     }
 
     /// Sends; what a full queue of the kernel swallows is not counted.
@@ -141,25 +156,25 @@ impl Stranger {
         }
     }
 
-    /// How many datagrams and bytes came back since the last call.
-    pub fn answers(&self) -> (u64, u64) {
-        let (mut datagrams, mut bytes, mut buffer) = (0, 0, [0_u8; 2_048]);
+    /// Counts what has come back. Called often: what the socket's buffer has no room for is lost, and would not be counted.
+    pub fn read(&mut self) {
+        let mut buffer = [0_u8; 2_048];
         while let Ok(length) = self.socket.recv(&mut buffer) {
-            datagrams += 1;
-            bytes += length as u64;
+            self.answers.datagrams += 1;
+            self.answers.bytes += length as u64;
+            self.answers.others += u64::from(length != CHALLENGE);
         }
-        (datagrams, bytes)
     }
 
-    /// Waits a moment for answers that are on their way.
-    pub fn last_answers(&self) -> (u64, u64) {
+    /// Waits a moment for answers that are on their way, and counts them too.
+    pub fn read_last(&mut self) {
         std::thread::sleep(Duration::from_millis(500));
-        self.answers()
+        self.read();
     }
 }
 
 /// Does something in the switch's namespace. A thread of its own enters it; what it opens stays there.
-fn on_switch<T: Send>(net: &Net, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub(crate) fn on_switch<T: Send>(net: &Net, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let path = Path::new("/run/netns").join(net.switch());
     let enter = move || {
         let namespace = File::open(&path).with_context(|| format!("open {}", path.display()))?;

@@ -188,18 +188,24 @@ fn secret(file: &PathBuf, text: &str) -> Result<()> {
 /// Reads Serf's log: `EventMemberJoin: n3 10.77.0.3`.
 fn serf_says(by: u8, out: impl std::io::Read, tell: &Sender<Said>) {
     for line in BufReader::new(out).lines().map_while(Result::ok) {
-        let Some((of, lives)) = serf_event(&line) else { continue };
-        if of != by && tell.send(Said { by, of, lives, at: Instant::now() }).is_err() {
-            return;
+        let at = Instant::now();
+        for (of, lives) in serf_events(&line) {
+            if of != by && tell.send(Said { by, of, lives, at }).is_err() {
+                return;
+            }
         }
     }
 }
 
-fn serf_event(line: &str) -> Option<(u8, bool)> {
-    let words = [("EventMemberJoin: ", true), ("EventMemberFailed: ", false), ("EventMemberLeave: ", false)];
-    let (rest, lives) = words.iter().find_map(|(word, lives)| Some((line.split(word).nth(1)?, *lives)))?;
-    let of = rest.split_whitespace().next()?.strip_prefix('n')?.parse().ok()?;
-    Some((of, lives))
+/// Every event on a line, in its order: threads of Serf may write theirs without a line break between them.
+fn serf_events(line: &str) -> Vec<(u8, bool)> {
+    let words = [("Join: ", true), ("Failed: ", false), ("Leave: ", false)];
+    let event = |rest: &str| {
+        let (rest, lives) =
+            words.iter().find_map(|(word, lives)| Some((rest.strip_prefix(word)?, *lives)))?;
+        Some((rest.split_whitespace().next()?.strip_prefix('n')?.parse().ok()?, lives))
+    };
+    line.split("EventMember").skip(1).filter_map(event).collect()
 }
 
 /// Reads a node's status whenever it is written anew.
@@ -242,9 +248,11 @@ mod tests {
     #[test]
     fn serfs_events_are_read_out_of_its_log() {
         let line = |event: &str| format!("2026/11/22 10:00:00 [INFO] serf: {event}: n12 10.77.0.12");
-        assert_eq!(serf_event(&line("EventMemberJoin")), Some((12, true)));
-        assert_eq!(serf_event(&line("EventMemberFailed")), Some((12, false)));
-        assert_eq!(serf_event(&line("EventMemberUpdate")), None);
-        assert_eq!(serf_event("[INFO] memberlist: Suspect n12 has failed, no acks received"), None);
+        assert_eq!(serf_events(&line("EventMemberJoin")), [(12, true)]);
+        assert_eq!(serf_events(&line("EventMemberFailed")), [(12, false)]);
+        assert_eq!(serf_events(&line("EventMemberUpdate")), []);
+        let two = format!("{}{}", line("EventMemberJoin"), line("EventMemberLeave"));
+        assert_eq!(serf_events(&two), [(12, true), (12, false)]);
+        assert_eq!(serf_events("[INFO] memberlist: Suspect n12 has failed, no acks received"), []);
     }
 }

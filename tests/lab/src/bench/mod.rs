@@ -2,9 +2,11 @@
 
 mod crowd;
 pub mod gossip;
+pub mod healing;
 mod host;
 mod measure;
 mod oracle;
+pub mod probes;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
+pub use healing::HealingBench;
 pub use host::HostBench;
 
 use crate::host::Host;

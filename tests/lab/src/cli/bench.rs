@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::{Output, Source, prepare};
-use crate::bench::{Bench, HostBench, gossip};
+use crate::bench::{Bench, HealingBench, HostBench, gossip, healing, probes};
 use crate::setup::binaries::{self, Profile};
 use crate::setup::{Tell, packages};
 use crate::view;
@@ -52,6 +52,38 @@ enum What {
         #[arg(long, value_enum, default_value = "table")]
         output: Output,
     },
+    /// A server is lost, paused, imaged anew, or leaves: how long until three vote again, and what a client of the API sees, with Muster
+    /// and with its agents stopped.
+    Healing {
+        /// These faults alone: follower_lost, etcd_leader_lost, server_paused, data_lost, imaged_anew, server_leaves.
+        #[arg(long, value_delimiter = ',', value_parser = clap::builder::PossibleValuesParser::new(healing::names()))]
+        only: Vec<String>,
+        /// A k3s binary instead of the stand-in.
+        #[arg(long, value_name = "PATH")]
+        k3s: Option<PathBuf>,
+        /// A `muster` binary instead of the one that is built here.
+        #[arg(long, value_name = "PATH")]
+        muster: Option<PathBuf>,
+        /// How `muster` is built.
+        #[arg(long, value_enum, default_value = "release")]
+        profile: Profile,
+        #[arg(long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// The sweep of a /24 and of a /20: time to the first peer, time for all of it, frames a second.
+    Sweep {
+        /// A `muster` binary instead of the one that is built here.
+        #[arg(long, value_name = "PATH")]
+        muster: Option<PathBuf>,
+        /// How `muster` is built.
+        #[arg(long, value_enum, default_value = "release")]
+        profile: Profile,
+        /// Sweeps of each network.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+        runs: u32,
+        #[arg(long, value_enum, default_value = "table")]
+        output: Output,
+    },
     /// The preparation of a host, by Muster and by the operator's guide as a script, first and with nothing left to do.
     Host {
         /// A `muster` binary instead of the one that is built here.
@@ -87,6 +119,21 @@ impl BenchArgs {
                 let muster = agent(muster.as_ref(), Profile::Release, &tell)?;
                 let result = gossip::Bench { muster: &muster, nodes, loss, tell: &tell }.run()?;
                 let text = gossip::table(&result);
+                (result, text, output)
+            }
+            What::Healing { only, k3s, muster, profile, output } => {
+                let source = Source { k3s: k3s.clone(), muster: muster.clone(), profile: *profile };
+                let (binaries, rootfs) = prepare(&source, &tell)?;
+                let result =
+                    HealingBench { binaries: &binaries, rootfs: &rootfs, tell: &tell, only }.run()?;
+                let text = healing::table(&result);
+                (result, text, output)
+            }
+            What::Sweep { muster, profile, runs, output } => {
+                packages::ensure(&tell)?;
+                let muster = agent(muster.as_ref(), *profile, &tell)?;
+                let result = probes::Bench { muster: &muster, runs: *runs, tell: &tell }.run()?;
+                let text = probes::table(&result);
                 (result, text, output)
             }
             What::Host { muster, profile, runs, output } => {

@@ -7,12 +7,12 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{Output, Source, prepare};
-use crate::scenarios::{self, ALL, runner};
+use crate::scenarios::{self, ALL, LONG, NIGHTLY, runner};
 use crate::view;
 
 #[derive(Debug, Args)]
 pub(super) struct ScenarioArgs {
-    /// `list`, `all`, a name, or the beginning of names and a `*`.
+    /// `list`, `list-long`, `list-nightly`, `all`, `long`, `nightly`, a name, or the beginning of names and a `*`.
     which: String,
     #[command(flatten)]
     source: Source,
@@ -28,9 +28,15 @@ pub(super) struct ScenarioArgs {
 
 impl ScenarioArgs {
     pub(super) fn run(&self) -> Result<ExitCode> {
-        if self.which == "list" {
+        let listed = match self.which.as_str() {
+            "list" => Some(ALL),
+            "list-long" => Some(LONG),
+            "list-nightly" => Some(NIGHTLY),
+            _ => None,
+        };
+        if let Some(listed) = listed {
             let lines: Vec<[String; 2]> =
-                ALL.iter().map(|s| [s.name.to_owned(), s.about.to_owned()]).collect();
+                listed.iter().map(|s| [s.name.to_owned(), s.about.to_owned()]).collect();
             print!("{}", view::table(&lines));
             return Ok(ExitCode::SUCCESS);
         }

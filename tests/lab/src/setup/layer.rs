@@ -44,9 +44,12 @@ impl Layer<'_> {
         copy("usr/local/bin/muster", &self.binaries.muster)?;
         put(conf::CONFIG_FILE, 0o644, self.conf.render().as_bytes())?;
         put(conf::TOKEN_FILE, 0o600, format!("{}\n", token()).as_bytes())?;
-        let unit = binaries::workspace().join("images/systemd/muster.service");
-        let unit = fs::read(&unit).with_context(|| format!("read {}", unit.display()))?;
-        put("etc/systemd/system/muster.service", 0o644, &unit)?;
+        // As in an image: both are there, the second one is not enabled.
+        for name in ["muster.service", "muster-leave.service"] {
+            let unit = binaries::workspace().join("images/systemd").join(name);
+            let unit = fs::read(&unit).with_context(|| format!("read {}", unit.display()))?;
+            put(&format!("etc/systemd/system/{name}"), 0o644, &unit)?;
+        }
         if self.enabled {
             enable(&root, "muster.service")?;
         }

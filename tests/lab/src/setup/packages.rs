@@ -9,7 +9,7 @@ use super::Tell;
 use crate::run::Run;
 
 /// Package, and a program that shows that it is there.
-const NEEDED: [(&str, &str); 7] = [
+const NEEDED: [(&str, &str); 8] = [
     ("mmdebstrap", "mmdebstrap"),
     ("systemd-container", "systemd-nspawn"),
     ("nftables", "nft"),
@@ -17,6 +17,7 @@ const NEEDED: [(&str, &str); 7] = [
     ("util-linux", "nsenter"),
     ("procps", "kill"),
     ("curl", "curl"),
+    ("dnsmasq-base", "dnsmasq"),
 ];
 
 /// Installs the packages that are missing.
@@ -48,8 +49,12 @@ pub fn also(needed: &[(&str, &str)], tell: Tell) -> Result<()> {
     // Lists may be old or absent on a fresh machine, and one dead third-party source must not stop us here:
     // the install that follows tells whether what we need can be had.
     drop(apt(&["-qq", "update"]));
-    apt(&[&["-qq", "-y", "--no-install-recommends", "install"], missing.as_slice()].concat())
-        .context("install the packages that the lab needs")?;
+    apt(&[
+        &["-qq", "-y", "-o", "DPkg::Lock::Timeout=300", "--no-install-recommends", "install"],
+        missing.as_slice(),
+    ]
+    .concat())
+    .context("install the packages that the lab needs")?;
     match needed.iter().find(|(_, program)| !on_path(program)) {
         Some((package, program)) => bail!("{package} is installed, but there is no `{program}` on the path"),
         None => Ok(()),

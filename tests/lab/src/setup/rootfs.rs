@@ -13,8 +13,9 @@ use crate::run::Run;
 
 /// The Debian release inside the hosts.
 const SUITE: &str = "bookworm";
-/// What a host needs: systemd, what a person reaches for when something is wrong, what k3s and its stand-in call.
-const PACKAGES: [&str; 15] = [
+/// What a host needs: systemd, what a person reaches for when something is wrong, what k3s and its stand-in call, cloud-init,
+/// which does nothing in hosts that are not told to run it, and rpm, to try the other kind of package with.
+const PACKAGES: [&str; 17] = [
     "systemd",
     "systemd-sysv",
     "dbus",
@@ -30,7 +31,11 @@ const PACKAGES: [&str; 15] = [
     "socat",
     "curl",
     "etcd-server",
+    "cloud-init",
+    "rpm",
 ];
+/// With this file cloud-init stays out of the boot.
+pub const CLOUD_INIT_OFF: &str = "etc/cloud/cloud-init.disabled";
 /// Units that must not run in a host: etcd belongs to k3s; the others only cost time.
 const MASKED: [&str; 9] = [
     "etcd.service",
@@ -44,7 +49,7 @@ const MASKED: [&str; 9] = [
     "systemd-networkd-wait-online.service",
 ];
 /// Raised when the steps below change, so that an old cache is not used.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 /// The root file system, built now if the cache has none for this list of packages.
 ///
@@ -85,6 +90,9 @@ fn finish(root: &Path) -> Result<()> {
     for name in ["etc/hostname", "etc/resolv.conf"] {
         drop(fs::remove_file(root.join(name)));
     }
+    fs::write(root.join(CLOUD_INIT_OFF), "").context("switch cloud-init off")?;
+    // Without it cloud-init wants to generate a locale, and fails.
+    fs::write(root.join("etc/default/locale"), "LANG=C.UTF-8\n").context("set the locale")?;
     for unit in MASKED {
         let link = root.join("etc/systemd/system").join(unit);
         drop(fs::remove_file(&link));
