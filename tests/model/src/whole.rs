@@ -266,8 +266,10 @@ impl State {
                 nominee_since: long_ago,
                 retry_at: long_ago,
                 started: long_ago,
-                out_since: Some(long_ago),
-                voteless_since: Some(long_ago),
+                // k3s says nothing here; what etcd ran, and has no vote, has had none for long.
+                out_since: None,
+                voteless_since: (machine.running && machine.data.is_some() && !self.votes(n))
+                    .then_some(long_ago),
             },
             checks,
             members: asked
