@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{DONE, FAILED, GateRole, settings};
+use super::args::GateRole;
+use super::{DONE, FAILED, settings};
 use crate::config::Flags;
 use crate::core::Known;
 use crate::engine::real::look::gate_word;

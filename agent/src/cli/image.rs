@@ -1,6 +1,7 @@
 //! `muster image seal`, `verify`: for whoever builds images.
 
-use super::{DONE, FAILED, ImageArgs, print_json};
+use super::args::ImageArgs;
+use super::{DONE, FAILED, print_json};
 use crate::image::{self, Order};
 
 impl ImageArgs {

@@ -104,7 +104,7 @@ fn healer(ours: &Settings) -> (Observed, Certificate) {
     (seen, born)
 }
 
-fn node(n: u8) -> NodeSeen {
+pub(in crate::decide) fn node(n: u8) -> NodeSeen {
     NodeSeen {
         name: format!("node{n}"),
         uid: "u".into(),
@@ -326,6 +326,31 @@ fn leaving_needs_a_quorum_without_this_machine() {
     assert_eq!(plan.phase, Phase::Serving);
     assert!(plan.why.iter().any(|why| why.rule == "leave-refused"), "{:?}", plan.why);
     assert!(!plan.acts.iter().any(|act| matches!(act, Act::Heal { .. })));
+}
+
+#[test]
+fn an_agent_that_leaves_moves_its_pods_away_first() {
+    let ours = settings(&[]);
+    let (mut seen, born) = certified(&ours);
+    record(&mut seen).data = Data::Member { role: Role::Agent, cluster: born.cluster_id.clone() };
+    record(&mut seen).served = true;
+    (seen.k3s.agent_unit, seen.k3s.agent_data) = (Known::Yes(UnitSeen::Active), Known::Yes(()));
+    seen.k3s.ready = Known::Yes(true);
+    seen.heal.leave = Some(LeaveRequest { reason: "workshop".into() });
+    let plan = decide(&seen, &ours);
+    assert_eq!((rule(&plan), plan.phase), ("leaving", Phase::Degraded));
+    assert!(
+        matches!(&plan.acts[..], [Act::Heal { remedy: Remedy::DrainSelf { name }, .. }] if name == "node1")
+    );
+    seen.heal.draining = Some("node1".into());
+    let plan = decide(&seen, &ours);
+    assert_eq!((rule(&plan), plan.acts.len()), ("leaving", 0), "one drain is enough");
+    let mut drained = seen.clone();
+    (drained.heal.draining, drained.heal.drained) = (None, Some("node1".into()));
+    assert!(discards(&decide(&drained, &ours)));
+    // Nobody answers for Kubernetes.
+    seen.k3s.ready = Known::unknown("this node's Node", "no answer");
+    assert!(discards(&decide(&seen, &ours)));
 }
 
 #[test]

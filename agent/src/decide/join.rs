@@ -1,6 +1,7 @@
 //! With a certificate: take a role, join one at a time, serve, and say what is missing.
 
 use super::heal;
+use super::removed;
 use super::roles::{self, Choice};
 use super::way;
 use super::{Act, K3sWanted, Observed, Plan, SOON, STEADY, WAITING, acts, commits, waits};
@@ -9,6 +10,7 @@ use crate::core::{Known, Phase, Why};
 use crate::decide::{Binary, UnitSeen};
 use crate::founding::Certificate;
 use crate::gossip::{Role, WantedRole};
+use crate::heal::NodeSeen;
 use crate::heal::quorum::{self, Change};
 use crate::ledger::{Data, Record};
 
@@ -157,7 +159,7 @@ fn joining(seen: &Observed, settings: &Settings, role: Role, certificate: &Certi
     }
     if role == Role::Server
         && let Some(plan) =
-            heal::removed(seen, certificate).or_else(|| heal::superfluous(seen, settings, certificate))
+            removed::removed(seen, certificate).or_else(|| heal::superfluous(seen, settings, certificate))
     {
         return plan;
     }
@@ -176,7 +178,7 @@ fn joining(seen: &Observed, settings: &Settings, role: Role, certificate: &Certi
     let running = matches!(unit, Known::Yes(UnitSeen::Active | UnitSeen::Starting));
     let left = running && way::is_left(seen, role, certificate);
     if running && seen.k3s.trouble.is_empty() && !left {
-        let steps = heal::asks(seen, certificate).into_iter().collect();
+        let steps = removed::asks(seen, certificate).into_iter().collect();
         let mut plan = acts(Phase::Joining, starting(seen, role), steps, SOON);
         if roles::target(seen, certificate).is_none() {
             plan.why.insert(0, way::no_server(seen, certificate));
@@ -310,7 +312,7 @@ fn member(seen: &Observed, settings: &Settings, role: Role, certificate: &Certif
         None => {}
     }
     let amiss = match role {
-        Role::Server => heal::removed(seen, certificate),
+        Role::Server => removed::removed(seen, certificate),
         Role::Agent => heal::promoted(seen, settings, certificate),
         Role::Undecided => None,
     };
@@ -327,11 +329,15 @@ fn member(seen: &Observed, settings: &Settings, role: Role, certificate: &Certif
     let mut newcomers_node = None;
     if role == Role::Server
         && split.is_none()
-        && let Known::Yes(members) = &seen.k3s.members
+        && let (Known::Yes(members), Known::Yes(nodes)) = (&seen.k3s.members, &seen.heal.nodes)
         && let Some((newcomer, seen_dead)) = roles::reimaged(seen)
     {
         let change = Change::RemoveDead(&newcomer.name);
-        if quorum::allows(members, &heal::alive(seen, certificate), &change).is_ok() {
+        // One change at a time: whoever is on its way out counts as living until it is gone.
+        let going = |node: &NodeSeen| node.deleting && node.name != newcomer.name;
+        let listed = |node: &NodeSeen| members.iter().any(|member| member.node == node.name);
+        let alone = !nodes.iter().any(|node| going(node) && listed(node));
+        if alone && quorum::allows(members, &heal::alive(seen, certificate), &change).is_ok() {
             newcomers_node = Some(Act::RemoveNode {
                 name: newcomer.name.clone(),
                 address: newcomer.address,
@@ -379,7 +385,7 @@ fn member(seen: &Observed, settings: &Settings, role: Role, certificate: &Certif
         (false, false) => Phase::Joining,
     };
     steps.extend(newcomers_node);
-    steps.extend(heal::asks(seen, certificate));
+    steps.extend(removed::asks(seen, certificate));
     let mut plan = acts(phase, starting(seen, role), steps, SOON);
     // The fact that blocks stands first: a lost quorum explains everything else.
     let lost = (role == Role::Server).then(|| heal::quorum_lost(seen)).flatten();

@@ -12,6 +12,7 @@ mod join;
 mod observed;
 mod plan;
 mod recover;
+mod removed;
 mod roles;
 mod seek;
 #[cfg(test)]
@@ -21,12 +22,12 @@ mod way;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub use heal::{REMOVED_FROM, says_removed};
 pub use observed::{
     AnnulRequest, Binary, DiscoverySeen, HostSeen, K3sSeen, MemberSeen, NodeFacts, Observed, SourceSeen,
     UnitSeen, Watch,
 };
 pub use plan::{Act, K3sWanted, Plan};
+pub use removed::{REMOVED_FROM, says_removed};
 
 use crate::config::Settings;
 use crate::core::{NodeId, Phase, Why};

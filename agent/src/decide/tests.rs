@@ -468,6 +468,7 @@ fn a_reimaged_machine_is_let_in_only_when_its_old_self_is_dead_and_quorum_stays(
     }
     let member = |n: u8| MemberSeen { node: format!("node{n}"), learner: false, address: Some(address(n)) };
     seen.k3s.members = Known::Yes(vec![member(1), member(2), member(3)]);
+    seen.heal.nodes = Known::Yes(Vec::new());
     hears(&mut seen, server(3, &born, &ours), &ours);
     let newcomer =
         Claim { name: "node3".into(), address: address(3), why: "name-held".into(), ..claim(7, &ours) };
@@ -483,6 +484,15 @@ fn a_reimaged_machine_is_let_in_only_when_its_old_self_is_dead_and_quorum_stays(
     };
     view(&mut seen).peers.get_mut(&id(3)).unwrap().live = false;
     assert_eq!(evidence(&seen), Some(true));
+    let mut beside = seen.clone();
+    beside.heal.nodes = Known::Yes(vec![super::heal::tests::node(2)]);
+    assert!(removes(&beside), "who is not on its way out holds nothing up");
+    if let Known::Yes(nodes) = &mut beside.heal.nodes {
+        nodes[0].deleting = true;
+    }
+    assert!(!removes(&beside), "node2 is being removed: one change at a time");
+    beside.heal.nodes = Known::unknown("the servers' Nodes", "no answer");
+    assert!(!removes(&beside), "unknown is not none");
     view(&mut seen).peers.get_mut(&id(2)).unwrap().live = false;
     assert!(!removes(&seen), "one live voter of three is no majority");
     view(&mut seen).peers.get_mut(&id(2)).unwrap().live = true;

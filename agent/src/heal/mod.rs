@@ -9,6 +9,7 @@
 //! promotes and demotes, one change at a time. Everything here is a function from values to values; the effects are in
 //! `engine/real`.
 
+mod input;
 pub mod labels;
 pub mod lease;
 pub mod quorum;
@@ -24,8 +25,9 @@ use std::time::Duration;
 
 use crate::core::Known;
 
+pub use input::{Advice, Input, on_their_way};
 pub use recover::{FoldRequest, RecoverRequest, ResetSeen};
-pub use remedy::{Advice, Input, Remedy, SPLIT, choose, on_their_way};
+pub use remedy::{Remedy, SPLIT, choose};
 pub use seen::{HealSeen, Holder, LeaveRequest, NodeSeen, Order, Reach};
 pub use verdict::{Evidence, Judged, Own, Verdict, is_left_behind, judge, strangers};
 pub use watch::Watch;

@@ -1,21 +1,17 @@
 //! What is to be done about the verdicts: one remedy at a time, each with its reason, or the reason why nothing is done.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::labels::Wanted;
+use super::input::{Advice, Input};
 use super::quorum::{self, Change};
 use super::shape::{surplus, vacancy};
-use super::verdict::{Judged, Own, Verdict};
-use super::{HealSeen, NodeSeen, Order};
-use crate::core::zones::Zones;
-use crate::core::{ClusterId, NodeId, Phase, Why};
-use crate::decide::MemberSeen;
-use crate::gossip::{Claim, Peer, Role, WantedRole};
+use super::verdict::{Judged, Verdict};
+use super::{NodeSeen, Order};
+use crate::core::Why;
 
 /// How long a fact that needs no grace must have lasted: claims and lists are seconds apart.
 pub const SETTLED: Duration = Duration::from_secs(8);
@@ -23,6 +19,9 @@ pub const SETTLED: Duration = Duration::from_secs(8);
 pub const SPLIT: Duration = Duration::from_secs(30);
 /// How long there must have been too few servers before an agent is promoted: a list and a claim may be a moment apart.
 pub const VACANT: Duration = Duration::from_secs(2);
+/// How long the deletion of a dead server's Node may take: k3s removes the member first, within seconds, and tries for ever where it
+/// lacks a word on the Node that it needs for that.
+pub const REMOVING: Duration = Duration::from_secs(60);
 /// How long the number of servers must have been too high before a living one is demoted.
 pub const SURPLUS: Duration = Duration::from_secs(30);
 
@@ -41,7 +40,7 @@ pub enum Remedy {
         /// What the verdict rests on.
         evidence: Vec<String>,
     },
-    /// Remove the member of a server that has no Node: k3s removes a member with its Node alone.
+    /// Remove the member of a server that has no Node, or one whose deletion does not end: k3s removes a member with its Node alone.
     RemoveMember {
         /// The node's name.
         name: String,
@@ -59,6 +58,11 @@ pub enum Remedy {
     },
     /// Drain an agent and order it to become a server.
     Promote {
+        /// Its name.
+        name: String,
+    },
+    /// Move this agent's own pods away before it leaves, by its kubelet's certificate.
+    DrainSelf {
         /// Its name.
         name: String,
     },
@@ -90,150 +94,12 @@ impl Remedy {
             Remedy::RemoveMember { name, .. } => (name, "remove-member"),
             Remedy::Demote { name, .. } => (name, "demote-server"),
             Remedy::Promote { name } => (name, "promote-agent"),
+            Remedy::DrainSelf { name } => (name, "drain-agent"),
             Remedy::Withdraw { name } => (name, "withdraw-order"),
             Remedy::Settle { name } => (name, "settle-order"),
             Remedy::Label { name, .. } => (name, "label-node"),
         }
     }
-}
-
-/// What the rule looks at.
-#[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
-    /// Now.
-    pub now: Duration,
-    /// This node.
-    pub own: Own<'a>,
-    /// Its failure domain; empty when it knows none.
-    pub zone: &'a str,
-    /// Whether its own member votes.
-    pub votes: bool,
-    /// The cluster.
-    pub cluster: &'a ClusterId,
-    /// Wanted servers.
-    pub target: usize,
-    /// How long a server must have been dead.
-    pub grace: Duration,
-    /// How long a promoted machine may take.
-    pub patience: Duration,
-    /// The first servers on the certificate: a live one that has no role yet is on its way.
-    pub first: &'a [NodeId],
-    /// Labels that machines of a role are to have.
-    pub labels: &'a Wanted,
-    /// The members, as the own etcd lists them.
-    pub members: &'a [MemberSeen],
-    /// Their verdicts.
-    pub judged: &'a [Judged],
-    /// The others in gossip.
-    pub peers: &'a BTreeMap<NodeId, Peer>,
-    /// What healing looks at.
-    pub seen: &'a HealSeen,
-}
-
-/// The rule's word.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Advice {
-    /// What is not as it should be, and why nothing is done about it; the first is the most important.
-    pub why: Vec<Why>,
-    /// What to do, with its reason.
-    pub remedy: Option<(Why, Remedy)>,
-}
-
-impl Advice {
-    pub(super) fn wait(why: Why) -> Self {
-        Self { why: vec![why], remedy: None }
-    }
-
-    pub(super) fn act(why: Why, remedy: Remedy) -> Self {
-        Self { why: Vec::new(), remedy: Some((why, remedy)) }
-    }
-}
-
-impl Input<'_> {
-    /// How long a server has had its verdict.
-    pub(super) fn age(&self, judged: &Judged) -> Duration {
-        match self.seen.since.get(&judged.name) {
-            Some((verdict, since)) if *verdict == judged.verdict => self.now.saturating_sub(*since),
-            _ => Duration::ZERO,
-        }
-    }
-
-    pub(super) fn node(&self, name: &str) -> Option<&NodeSeen> {
-        self.seen.nodes.yes()?.iter().find(|node| node.name == name)
-    }
-
-    pub(super) fn of_cluster(&self) -> impl Iterator<Item = &Claim> {
-        let same =
-            |claim: &&Claim| claim.certificate.as_ref().is_some_and(|one| one.cluster_id == *self.cluster);
-        self.peers.values().filter(|peer| peer.live).map(|peer| &peer.claim).filter(same)
-    }
-
-    /// Members that are known to serve.
-    pub(super) fn alive(&self) -> BTreeSet<String> {
-        let listed = |name: &str| self.members.iter().any(|member| member.node == name);
-        self.of_cluster()
-            .filter(|claim| claim.role == Role::Server && claim.voter == Some(true) && listed(&claim.name))
-            .map(|claim| claim.name.clone())
-            .chain(self.votes.then(|| self.own.name.to_owned()))
-            .collect()
-    }
-
-    /// Agents that may become servers, the fittest first.
-    pub(super) fn spares(&self) -> Vec<&Claim> {
-        let ordered = |name: &str| self.node(name).is_some_and(|node| node.order.is_some());
-        let mut spares: Vec<&Claim> = self
-            .of_cluster()
-            .filter(|claim| claim.role == Role::Agent && claim.wants != WantedRole::Agent && claim.eligible)
-            .filter(|claim| claim.phase == Phase::Serving && claim.ready == Some(true))
-            .filter(|claim| !ordered(&claim.name))
-            .collect();
-        let zones = self.zones();
-        spares.sort_by_key(|claim| {
-            let rank = zones.rank(&claim.zone, claim.fitness.class);
-            Reverse((claim.wants == WantedRole::Server, rank, Reverse(claim.owner.clone())))
-        });
-        spares
-    }
-
-    /// How many living voters stand in each zone.
-    pub(super) fn zones(&self) -> Zones<'_> {
-        let servers =
-            self.of_cluster().filter(|claim| claim.role == Role::Server && claim.voter == Some(true));
-        Zones::of(servers.map(|claim| claim.zone.as_str()).chain(self.votes.then_some(self.zone)))
-    }
-
-    /// Machines on their way to be servers that etcd does not list yet, as long as their time is not over.
-    pub(super) fn coming(&self) -> Vec<&Claim> {
-        let late = |name: &str| self.waited(name) >= self.patience;
-        on_their_way(self.peers, self.cluster, self.first, self.members)
-            .filter(|claim| claim.phase != Phase::Parked && !late(&claim.name))
-            .collect()
-    }
-
-    /// How long a machine has been on its way to be a server.
-    fn waited(&self, name: &str) -> Duration {
-        self.seen.on_way.get(name).map_or(Duration::ZERO, |since| self.now.saturating_sub(*since))
-    }
-}
-
-/// Live machines of the cluster that are to be servers and that etcd does not list: they join, or are about to.
-pub fn on_their_way<'a>(
-    peers: &'a BTreeMap<NodeId, Peer>,
-    cluster: &'a ClusterId,
-    first: &'a [NodeId],
-    members: &'a [MemberSeen],
-) -> impl Iterator<Item = &'a Claim> {
-    let listed = |name: &str| members.iter().any(|member| member.node == name);
-    peers
-        .values()
-        .filter(|peer| peer.live)
-        .map(|peer| &peer.claim)
-        .filter(|claim| claim.certificate.as_ref().is_some_and(|one| one.cluster_id == *cluster))
-        .filter(|claim| {
-            claim.role == Role::Server || (claim.role == Role::Undecided && first.contains(&claim.owner))
-        })
-        // Who leaves holds no role any more, and is on no way.
-        .filter(move |claim| claim.why != "leaving" && !listed(&claim.name))
 }
 
 /// Chooses. Called by the holder of the Lease alone.
@@ -278,7 +144,7 @@ fn wanted(input: &Input<'_>) -> Advice {
     }
     let listed = |node: &&NodeSeen| input.members.iter().any(|member| member.node == node.name);
     let deleting = input.seen.nodes.yes().into_iter().flatten().filter(|node| node.deleting);
-    if let Some(node) = deleting.filter(|node| node.server).find(listed) {
+    if let Some(node) = deleting.filter(listed).find(|node| !is_stuck(input, node)) {
         let detail = format!("{} is being removed", node.name);
         return Advice::wait(Why::new("removing", detail, "k3s removes its member, then its Node"));
     }
@@ -311,6 +177,12 @@ fn is_lost(input: &Input<'_>, one: &Judged) -> bool {
         Verdict::Gone => input.age(one) >= SETTLED,
         _ => false,
     }
+}
+
+/// Whether a dead server's Node has been going for so long that k3s will not remove its member.
+fn is_stuck(input: &Input<'_>, node: &NodeSeen) -> bool {
+    let one = input.judged.iter().find(|one| one.name == node.name);
+    one.is_some_and(|one| is_lost(input, one) && input.age(one) >= input.grace.max(SETTLED) + REMOVING)
 }
 
 /// Orders that stand: carried out, too late, or on their way.
@@ -381,18 +253,28 @@ fn lost(input: &Input<'_>, voters: usize) -> Option<Advice> {
                 Why::new("removal-refused", format!("{said}; {refusal}"), "nothing is removed meanwhile");
             return Some(Advice::wait(why));
         }
-        let Some(node) = input.node(name) else {
+        let node = input.node(name);
+        let Some(node) = node.filter(|node| !node.deleting) else {
             let Some(address) = one.address else {
                 let next = "etcd gives it no address: remove it with etcd's own tools (docs/healing.md)";
                 waiting.get_or_insert(Why::new("member-without-node", said, next));
                 continue;
             };
-            let why = Why::new("member-without-node", said, "it has no Node: etcd is told to remove it");
+            let next = match node {
+                Some(_) => "the deletion of its Node does not end: etcd is told to remove the member",
+                None => "it has no Node: etcd is told to remove it",
+            };
+            let why = Why::new("member-without-node", said, next);
             return Some(Advice::act(why, Remedy::RemoveMember { name: name.clone(), address, evidence }));
         };
         let remedy =
             Remedy::Remove { name: name.clone(), uid: node.uid.clone(), address: one.address, evidence };
-        let why = Why::new("server-removed", said, "its Node is deleted, and k3s removes its member");
+        let next = if node.server {
+            "its Node is deleted, and k3s removes its member"
+        } else {
+            "its Node is deleted; it lacks k3s's label for etcd, so etcd may have to be told, too"
+        };
+        let why = Why::new("server-removed", said, next);
         return Some(Advice::act(why, remedy));
     }
     // While one is silent, nothing else is changed.

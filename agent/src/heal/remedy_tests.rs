@@ -1,8 +1,10 @@
 use super::*;
-use crate::core::{Known, ParametersHash};
+use crate::core::{Known, NodeId, ParametersHash, Phase};
+use crate::decide::MemberSeen;
 use crate::founding::testing::{certificate, id};
-use crate::gossip::Fitness;
-use crate::heal::{Evidence, Reach};
+use crate::gossip::{Claim, Fitness, Peer, Role, WantedRole};
+use crate::heal::labels::Wanted;
+use crate::heal::{Evidence, HealSeen, Own, Reach};
 
 /// A cluster that servers 1, 2 and 3 form, seen by server 1, which holds the Lease. Agents have higher numbers.
 struct World {
@@ -148,6 +150,7 @@ impl World {
                     | Remedy::RemoveMember { name, .. }
                     | Remedy::Demote { name, .. }
                     | Remedy::Promote { name }
+                    | Remedy::DrainSelf { name }
                     | Remedy::Withdraw { name }
                     | Remedy::Label { name, .. }
                     | Remedy::Settle { name } => name,
@@ -251,6 +254,34 @@ fn a_dead_member_without_a_node_is_removed_by_etcd_itself() {
     // A list of Nodes that could not be read is not one without this Node.
     world.seen.nodes = Known::unknown("the servers' Nodes", "no answer");
     assert_eq!(world.at(10_000).remedy, None);
+}
+
+#[test]
+fn a_dead_member_whose_node_does_not_go_is_removed_by_etcd_itself() {
+    let mut hangs = world(3, 1);
+    hangs.dies(3);
+    hangs.node(3).deleting = true;
+    assert_eq!(hangs.says(360), acts("member-without-node", 3));
+    assert!(matches!(hangs.at(360).remedy, Some((_, Remedy::RemoveMember { .. }))));
+    // Without a majority beside it nothing is told to etcd either.
+    let mut alone = world(3, 1);
+    for n in [2, 3] {
+        alone.dies(n);
+        alone.node(n).deleting = true;
+    }
+    assert_eq!(alone.says(10_000), waits("removal-refused"));
+}
+
+#[test]
+fn a_node_without_k3s_label_is_its_members_all_the_same() {
+    let mut dead = world(3, 1);
+    dead.dies(3);
+    dead.node(3).server = false;
+    assert_eq!(dead.says(300), acts("server-removed", 3));
+    assert!(matches!(dead.at(300).remedy, Some((_, Remedy::Remove { uid, .. })) if uid == "uid3"));
+    // Its kubelet's word for life counts.
+    dead.node(3).ready = Known::Yes(true);
+    assert_eq!(dead.at(10_000).remedy, None);
 }
 
 #[test]
@@ -401,7 +432,11 @@ fn one_change_at_a_time() {
     let mut four = world(3, 1);
     four.dies(3);
     four.node(3).deleting = true;
-    assert_eq!(four.says(10_000), waits("removing"));
+    assert_eq!(four.says(359), waits("removing"), "a minute beyond the grace");
+    // One that lives is on its way out by its own word, however long that takes.
+    let mut five = world(3, 1);
+    five.node(3).deleting = true;
+    assert_eq!(five.says(10_000), waits("removing"));
 }
 
 #[test]

@@ -4,9 +4,10 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::input::{Advice, Input};
 use super::labels::missing;
 use super::quorum::{self, Change};
-use super::remedy::{Advice, Input, Remedy, SURPLUS, VACANT};
+use super::remedy::{Remedy, SURPLUS, VACANT};
 use super::verdict::Verdict;
 use crate::core::Why;
 use crate::gossip::{Claim, Role, WantedRole};

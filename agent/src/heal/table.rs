@@ -48,7 +48,7 @@ pub const ROWS: &[Row] = rows![
         | "none"
         | "quorum arithmetic"
         | "start one of the missing servers";
-    "member-without-node": "etcd lists a dead member whose Node is gone"
+    "member-without-node": "etcd lists a dead member whose Node is gone, or has been going for a minute beyond the grace"
         | "as above, and no such Node; or its own signed word that it waits for its name"
         | "its member is removed by this server's etcd: k3s removes one with its Node alone"
         | "as for a server that is removed; the member is told by name and address; while a Node of that name exists nothing is done"

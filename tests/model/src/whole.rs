@@ -81,6 +81,14 @@ pub const WHOLE: &[Whole] = &[
         ..WHOLE_BASE
     },
     Whole {
+        name: "whole-away-two",
+        what: "whole agents: two machines, one loses power at any point, the era is annulled on either, it returns",
+        machines: 2,
+        annul: true,
+        away: true,
+        ..WHOLE_BASE
+    },
+    Whole {
         name: "whole-away",
         what: "whole agents: three machines, one loses power at any point, the era is annulled, it returns",
         annul: true,
@@ -276,7 +284,10 @@ impl State {
                 .map_or_else(|| Known::unknown("members", "no answer"), |c| Known::Yes(self.list(c))),
             api: BTreeMap::new(),
             k3s: self.k3s_seen(n),
-            heal: muster::heal::HealSeen::default(),
+            heal: muster::heal::HealSeen {
+                nodes: Known::Yes(Vec::new()),
+                ..muster::heal::HealSeen::default()
+            },
             discovery: DiscoverySeen::default(),
         }
     }

@@ -1,7 +1,6 @@
 //! Healing as an agent sees and does it: the in-memory half of `engine/real/heal.rs`, line by line.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use muster::core::{Known, NodeId, recovery};
@@ -68,15 +67,18 @@ impl One<'_> {
             }
         }
         let members = seen.k3s.members.yes();
-        let ask: BTreeSet<IpAddr> =
-            members.into_iter().flatten().filter_map(|member| member.address).collect();
+        let ask = members.into_iter().flatten().filter_map(|member| member.address).collect();
+        let names = members.into_iter().flatten().map(|member| member.node.clone()).collect();
         let now = self.world.now;
         let own = self.world.own_node(number);
         let marked = own.as_ref().map(marked);
         let order = own.and_then(|node| node.yes().and_then(|node| node.order.then_some(Order::Server)));
         let machine = self.world.machine(number);
-        machine.healer.keep(serves, ask, now);
+        machine.healer.keep(serves, (ask, names), now);
         let mut heal = HealSeen { leave: machine.healer.leave.clone(), order, ..HealSeen::default() };
+        if heal.leave.is_none() {
+            machine.healer.forget_drain(&machine.name);
+        }
         machine.healer.fill(seen.now, &mut heal);
         if let Some(marked) = marked {
             heal.marked = marked;
@@ -204,7 +206,7 @@ impl One<'_> {
     fn guard_remedy(&mut self, remedy: &Remedy, seen: &Observed) -> Known<bool> {
         let number = self.number;
         let machine = &self.world.machines[usize::from(number) - 1];
-        let leaves = matches!(remedy, Remedy::Demote { name, .. } if *name == machine.name);
+        let leaves = matches!(remedy, Remedy::Demote { name, .. } | Remedy::DrainSelf { name } if *name == machine.name);
         if !leaves && !seen.heal.is_mine(self.world.clock(number)) {
             self.world.coverage.remedy("guard: no Lease");
             return Known::Yes(false);
@@ -213,6 +215,7 @@ impl One<'_> {
             Remedy::Settle { .. }
             | Remedy::Withdraw { .. }
             | Remedy::Label { .. }
+            | Remedy::DrainSelf { .. }
             | Remedy::Promote { .. } => return Known::Yes(true),
             Remedy::Remove { name, address, .. } => (Change::RemoveDead(name), *address),
             Remedy::RemoveMember { name, address, .. } => (Change::RemoveDead(name), Some(*address)),
@@ -244,18 +247,38 @@ impl One<'_> {
         if self.world.heals.is_none() {
             return Outcome::Done;
         }
+        if let Remedy::DrainSelf { name } = remedy {
+            let known = |world: &World, cluster: &usize| world.etcds[*cluster].kube.nodes.contains_key(name);
+            return match self.world.kubelet_reaches(self.number).filter(|cluster| known(self.world, cluster))
+            {
+                Some(cluster) => self.begin_drain(cluster, name),
+                None => Outcome::Failed("no answer".to_owned()),
+            };
+        }
         let (name, uid) = match remedy {
             Remedy::Remove { name, uid, .. } | Remedy::Demote { name, uid } => (name, uid.as_str()),
             Remedy::Promote { name }
+            | Remedy::DrainSelf { name }
             | Remedy::Withdraw { name }
             | Remedy::Label { name, .. }
             | Remedy::RemoveMember { name, .. }
             | Remedy::Settle { name } => (name, ""),
         };
         let (cluster, node) = match (self.node(name), remedy) {
+            (Ok((_, node)), Remedy::RemoveMember { name, address, .. }) if node.deleting.is_some() => {
+                return self.remove_member(name, Some(*address), Removal::Nodeless);
+            }
             (Ok(found), _) => found,
             (Err(Outcome::AlreadySo), Remedy::RemoveMember { name, address, .. }) => {
-                return self.remove_member(name, *address);
+                return self.remove_member(name, Some(*address), Removal::Nodeless);
+            }
+            (Err(Outcome::AlreadySo), Remedy::Demote { name, .. }) => {
+                let leaves = *name == self.world.machine(self.number).name;
+                return self.remove_member(
+                    name,
+                    None,
+                    if leaves { Removal::Leaves } else { Removal::Surplus },
+                );
             }
             (Err(outcome), _) => return outcome,
         };
@@ -280,7 +303,9 @@ impl One<'_> {
                 self.world.coverage.remedy("promote");
                 self.change(cluster, name, |node| node.order = true)
             }
-            Remedy::Demote { .. } | Remedy::Promote { .. } => self.begin_drain(cluster, name),
+            Remedy::Demote { .. } | Remedy::Promote { .. } | Remedy::DrainSelf { .. } => {
+                self.begin_drain(cluster, name)
+            }
             // No history asks for labels.
             Remedy::Label { .. } => Outcome::Done,
             Remedy::Withdraw { .. } | Remedy::Settle { .. } => {
@@ -293,14 +318,14 @@ impl One<'_> {
     }
 
     /// etcd is told to remove a member that has no Node.
-    fn remove_member(&mut self, name: &str, at: std::net::IpAddr) -> Outcome {
+    fn remove_member(&mut self, name: &str, at: Option<std::net::IpAddr>, kind: Removal) -> Outcome {
         let number = self.number;
         let Some(cluster) = self.world.api(number) else { return Outcome::Failed("no answer".to_owned()) };
-        let is_it = |member: &MemberSeen| member.node == name && member.address == Some(at);
+        let is_it = |member: &MemberSeen| member.node == name && (at.is_none() || member.address == at);
         let list = self.world.members(cluster);
         let Some(place) = list.iter().position(is_it) else { return Outcome::AlreadySo };
         let member = self.world.etcds[cluster].members[place].clone();
-        self.world.check_member(number, cluster, &member, name, Removal::Nodeless);
+        self.world.check_member(number, cluster, &member, name, kind);
         self.world.coverage.remedy(Removal::Nodeless.word());
         self.world.say(number, || format!("tells etcd to remove the member of {name}"));
         self.world.etcds[cluster].members.retain(|other| other.id != member.id);

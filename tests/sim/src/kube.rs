@@ -1,7 +1,7 @@
 //! What Kubernetes keeps in its etcd, for healing: the Lease and the Nodes. It can be read and written only through a server whose
 //! etcd member votes among a majority; its controllers work only while there is such a server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use muster::core::Known;
@@ -14,6 +14,9 @@ use crate::world::World;
 
 /// A Node without its kubelet's word for so long is of unknown condition.
 const SILENT: Duration = Duration::from_secs(40);
+
+/// How long a deletion hangs that hangs.
+const HANGS: Duration = Duration::from_secs(600);
 
 /// The state of one cluster.
 #[derive(Debug, Clone, Default)]
@@ -47,6 +50,8 @@ pub struct Node {
     pub cordoned: bool,
     /// Its etcd member, while it is a server.
     pub member: Option<u64>,
+    /// It lacks k3s's label for etcd: k3s removes no member with it.
+    pub unlabelled: bool,
     /// For how long the controllers have not heard its kubelet.
     pub silent: Duration,
     /// When its deletion is over: the member goes first.
@@ -63,6 +68,10 @@ impl Node {
         }
     }
 
+    fn labelled(&self) -> bool {
+        self.member.is_some() && !self.unlabelled
+    }
+
     fn seen(&self, name: &str) -> NodeSeen {
         NodeSeen {
             name: name.to_owned(),
@@ -71,7 +80,7 @@ impl Node {
             identity: self.identity.clone(),
             order: self.order.then_some(Order::Server),
             cordoned: self.cordoned,
-            server: self.member.is_some(),
+            server: self.labelled(),
             deleting: self.deleting.is_some(),
             addresses: vec![address(self.at)],
         }
@@ -79,9 +88,10 @@ impl Node {
 }
 
 impl Kube {
-    /// Nodes of servers, and Nodes that Muster cordoned.
-    pub fn servers(&self) -> Vec<NodeSeen> {
-        let told = self.nodes.iter().filter(|(_, node)| node.member.is_some() || node.cordoned);
+    /// Nodes of servers, Nodes that Muster cordoned, and the Nodes of these names.
+    pub fn servers(&self, names: &BTreeSet<String>) -> Vec<NodeSeen> {
+        let told = |name: &String, node: &Node| node.labelled() || node.cordoned || names.contains(name);
+        let told = self.nodes.iter().filter(|(name, node)| told(name, node));
         told.map(|(name, node)| node.seen(name)).collect()
     }
 }
@@ -97,7 +107,7 @@ impl World {
     }
 
     /// The cluster whose API a machine's kubelet reaches, through any server.
-    fn kubelet_reaches(&self, number: u8) -> Option<usize> {
+    pub fn kubelet_reaches(&self, number: u8) -> Option<usize> {
         let machine = &self.machines[usize::from(number) - 1];
         let running = machine.k3s.as_ref().is_some_and(|k3s| !k3s.hangs && self.now >= k3s.ready);
         if !machine.up || machine.paused.is_some() || !running {
@@ -169,6 +179,7 @@ impl World {
 
     fn kubelet(&mut self, number: u8, cluster: usize) {
         let drawn = self.dice.next() | 1;
+        let unlabelled = self.heals.is_some() && (drawn >> 8).is_multiple_of(100);
         let machine = &mut self.machines[usize::from(number) - 1];
         let Some(k3s) = &mut machine.k3s else { return };
         let member = match machine.disk.data {
@@ -207,12 +218,17 @@ impl World {
             member: None,
             silent: Duration::ZERO,
             deleting: None,
+            unlabelled,
         });
         node.number = number;
         node.at = machine.at;
         node.silent = Duration::ZERO;
         if member.is_some() {
             node.member = member;
+            node.unlabelled = unlabelled;
+            if unlabelled {
+                self.coverage.fault("label-missing");
+            }
         }
         k3s.registered = true;
         machine.next = machine.next.min(self.now);
@@ -231,7 +247,7 @@ impl World {
             .collect();
         for name in due {
             let Some(node) = self.etcds[cluster].kube.nodes.get(&name).cloned() else { continue };
-            if let Some(id) = node.member {
+            if let Some(id) = node.member.filter(|_| !node.unlabelled) {
                 let other = |m: &crate::k3s::Member| m.id != id && self.api(m.number) == Some(cluster);
                 if !self.etcds[cluster].members.iter().any(other) {
                     continue;
@@ -246,7 +262,14 @@ impl World {
 
     /// Asks the API to delete a Node: its finalizer waits for the member.
     pub fn delete_node(&mut self, cluster: usize, name: &str) -> bool {
-        let takes = Duration::from_millis(200 + self.dice.below(6_000));
+        // k3s may lack on the Node what it needs to find the member: it tries until a person clears that.
+        let hangs = self.heals.is_some() && self.dice.below(50) == 0;
+        let takes = if hangs {
+            self.coverage.fault("deletion-hangs");
+            HANGS
+        } else {
+            Duration::from_millis(200 + self.dice.below(6_000))
+        };
         let at = self.now + takes;
         match self.etcds[cluster].kube.nodes.get_mut(name) {
             Some(node) => {

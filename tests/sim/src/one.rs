@@ -183,7 +183,10 @@ impl Door for One<'_> {
             },
             api: BTreeMap::new(),
             k3s,
-            heal: muster::heal::HealSeen::default(),
+            heal: muster::heal::HealSeen {
+                nodes: Known::Yes(Vec::new()),
+                ..muster::heal::HealSeen::default()
+            },
             discovery: DiscoverySeen::default(),
         };
         if self.world.heals.is_some() {

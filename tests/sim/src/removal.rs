@@ -171,7 +171,8 @@ impl World {
                     Some(format!("{name} is removed {since} s after it served, before its grace was over"));
             }
             if quiet && let Some(heals) = &mut self.heals {
-                heals.dead_removed += 1;
+                // Its Node first and its member then is one removal in two steps.
+                heals.dead_removed += usize::from(heals.counted.insert(member.id));
                 let most = (heals.voters_then.max(1) - 1) / 2;
                 if heals.dead_removed > most {
                     let removed = heals.dead_removed;

@@ -1,5 +1,6 @@
 //! What happens to a cluster that serves: one scene after another, each with its name.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use muster::config::Settings;
@@ -24,6 +25,8 @@ pub struct Heals {
     pub filled_ms: Vec<u64>,
     /// Dead voters removed since a voter was added.
     pub dead_removed: usize,
+    /// Members whose removal is counted.
+    pub counted: BTreeSet<u64>,
     /// Voters at that time.
     pub voters_then: usize,
     /// When something was last changed by hand.

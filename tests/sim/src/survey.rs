@@ -38,6 +38,7 @@ pub struct Healer {
     pub served: Option<Duration>,
     running: Option<Memory>,
     ask: BTreeSet<IpAddr>,
+    names: BTreeSet<String>,
     next: Option<Duration>,
     coming: Option<(Duration, Found)>,
     at: Duration,
@@ -71,8 +72,8 @@ impl Healer {
     }
 
     /// Runs while its server serves, and not otherwise.
-    pub fn keep(&mut self, wanted: bool, ask: BTreeSet<IpAddr>, now: Duration) {
-        self.ask = ask;
+    pub fn keep(&mut self, wanted: bool, (ask, names): (BTreeSet<IpAddr>, BTreeSet<String>), now: Duration) {
+        (self.ask, self.names) = (ask, names);
         match (&self.running, wanted) {
             (None, true) => {
                 self.running = Some(Memory::default());
@@ -151,7 +152,7 @@ impl World {
             return;
         }
         let Some((name, _)) = self.machine(number).healer.draining.take() else { return };
-        let reached = self.api(number).is_some();
+        let reached = self.api(number).is_some() || self.kubelet_reaches(number).is_some();
         let now = self.now;
         let machine = self.machine(number);
         machine.next = machine.next.min(now);
@@ -171,7 +172,10 @@ impl World {
             return;
         }
         let nodes = match self.api(number) {
-            Some(cluster) => Known::Yes(self.etcds[cluster].kube.servers()),
+            Some(cluster) => {
+                let names = &self.machines[usize::from(number) - 1].healer.names;
+                Known::Yes(self.etcds[cluster].kube.servers(names))
+            }
             None => Known::unknown("the servers' Nodes", "no answer"),
         };
         let machine = &self.machines[usize::from(number) - 1];

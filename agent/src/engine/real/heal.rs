@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::survey::Surveyor;
+use super::survey::{Questions, Surveyor};
 use super::{Real, chain, lock};
 use crate::core::recovery::number;
 use crate::core::{Known, NodeId, Why};
@@ -46,6 +46,7 @@ impl Real {
             paths: self.paths.clone(),
             id: self.id.as_str().to_owned(),
             own: self.address,
+            role: K3sRole::Server,
             target: self.settings.servers,
             labels: !self.settings.labels.is_empty()
                 || self.settings.zone.is_some()
@@ -59,19 +60,23 @@ impl Real {
         let server = matches!(record.data, Data::Member { role: Role::Server, .. });
         let serves = server && seen.k3s.voter == Known::Yes(true) && seen.k3s.api == Known::Yes(true);
         let members = seen.k3s.members.yes();
-        let ask: BTreeSet<IpAddr> =
-            members.into_iter().flatten().filter_map(|member| member.address).collect();
+        let ask = members.into_iter().flatten().filter_map(|member| member.address).collect();
+        let names = members.into_iter().flatten().map(|member| member.node.clone()).collect();
         let surveyor = self.surveyor();
         self.look_at_certificates(seen.now);
         let leaf_ends = self.leaf_ends();
         // Whoever may not restart k3s again yet leaves the turn to the others.
         let turn_wanted = server && renewal_due(&leaf_ends, self.restarted, seen.now);
-        self.survey.keep(serves, || surveyor, ask, turn_wanted);
+        self.survey.keep(serves, || surveyor, Questions { ask, names, turn_wanted });
         // A notice that the machine will be taken away is a word like an operator's.
         let ending = seen.discovery.ending.as_ref();
         let leave = self.leave_request().or_else(|| Some(LeaveRequest { reason: ending?.clone() }));
         let mut heal =
             HealSeen { leave, terminated: seen.discovery.terminated.clone(), ..HealSeen::default() };
+        if heal.leave.is_none() {
+            // What was moved away for a leave that was taken back may be here again.
+            self.survey.forget_drain(&self.name);
+        }
         self.survey.fill(seen.now, &mut heal);
         heal.leaf_ends = leaf_ends;
         heal.restarted = self.restarted;
@@ -182,7 +187,8 @@ impl Real {
 
     /// The guard of a remedy: everything that the verdict rested on is asked again.
     pub(super) async fn guard_remedy(&mut self, remedy: &Remedy, seen: &Observed) -> Known<bool> {
-        let leaves = matches!(remedy, Remedy::Demote { name, .. } if *name == self.name);
+        let leaves =
+            matches!(remedy, Remedy::Demote { name, .. } | Remedy::DrainSelf { name } if *name == self.name);
         if !leaves && !seen.heal.is_mine(clock::since_boot()) {
             return Known::Yes(false);
         }
@@ -190,6 +196,7 @@ impl Real {
             Remedy::Settle { .. }
             | Remedy::Withdraw { .. }
             | Remedy::Label { .. }
+            | Remedy::DrainSelf { .. }
             | Remedy::Promote { .. } => return Known::Yes(true),
             Remedy::Remove { name, address, .. } => (name, Change::RemoveDead(name), *address),
             Remedy::RemoveMember { name, address, .. } => (name, Change::RemoveDead(name), Some(*address)),
@@ -253,9 +260,15 @@ impl Real {
     }
 
     pub(super) async fn heal(&mut self, remedy: Remedy, why: &Why) -> Outcome {
+        if let Remedy::DrainSelf { name } = &remedy {
+            let outcome = self.drain_self(name).await;
+            tracing::warn!(rule = %why.rule, ?outcome, "{}", why.detail);
+            return outcome;
+        }
         let (name, uid) = match &remedy {
             Remedy::Remove { name, uid, .. } | Remedy::Demote { name, uid } => (name.clone(), uid.clone()),
             Remedy::Promote { name }
+            | Remedy::DrainSelf { name }
             | Remedy::Withdraw { name }
             | Remedy::Settle { name }
             | Remedy::RemoveMember { name, .. }
@@ -269,13 +282,22 @@ impl Real {
                 }
                 Known::Unknown(unread) => return Outcome::Failed(unread.to_string()),
             };
-            match (api.node(&name).await, &remedy) {
-                (Known::Yes(node), _) => node,
-                (Known::Absent, Remedy::RemoveMember { address, .. }) => {
-                    let outcome = self.remove_member(&name, *address).await;
+            let node = api.node(&name).await;
+            // One whose deletion does not end stands for nobody any more.
+            let stands = node.yes().is_some_and(|node| !node.deleting);
+            match (node, &remedy) {
+                (Known::Yes(_) | Known::Absent, Remedy::RemoveMember { address, .. }) if !stands => {
+                    let outcome = self.remove_member(&name, Some(*address)).await;
                     tracing::warn!(rule = %why.rule, ?outcome, "{}", why.detail);
                     return outcome;
                 }
+                // Its Node went, and without k3s's label its member did not go with it.
+                (Known::Absent, Remedy::Demote { .. }) => {
+                    let outcome = self.remove_member(&name, None).await;
+                    tracing::warn!(rule = %why.rule, ?outcome, "{}", why.detail);
+                    return outcome;
+                }
+                (Known::Yes(node), _) => node,
                 (Known::Absent, _) => return Outcome::AlreadySo,
                 (Known::Unknown(unread), _) => return Outcome::Failed(unread.to_string()),
             }
@@ -291,6 +313,7 @@ impl Real {
             Remedy::Remove { .. } => self.delete(&node).await,
             Remedy::Demote { .. } => self.drained_or(&node).await,
             Remedy::Promote { .. } => self.drained_or_ordered(&node).await,
+            Remedy::DrainSelf { .. } => self.begin_drain(&node, self.surveyor()),
             Remedy::Label { labels, .. } => {
                 let outcome = self.merge(&node, json!({ "metadata": { "labels": labels } })).await;
                 self.survey.forget_labels();
@@ -309,17 +332,21 @@ impl Real {
         outcome
     }
 
-    /// Removes a member that no Node stands for, told by its name and its place.
-    async fn remove_member(&mut self, name: &str, address: IpAddr) -> Outcome {
+    /// Removes a member that no Node stands for, told by its name, and its place where that is known.
+    async fn remove_member(&mut self, name: &str, address: Option<IpAddr>) -> Outcome {
         let facts = self.probe.look().await;
         let members = facts.live.yes().and_then(|live| live.members.yes());
         let Some(members) = members else {
             return Outcome::Failed("the members of etcd cannot be read".to_owned());
         };
-        let is_it = |seen: &MemberSeen| seen.node == name && seen.address == Some(address);
+        let is_it = |seen: &MemberSeen| seen.node == name && (address.is_none() || seen.address == address);
+        if address.is_none() && !members.iter().any(|member| is_it(&super::look::member(member))) {
+            return Outcome::AlreadySo;
+        }
         let mut found = members.iter().filter(|member| is_it(&super::look::member(member)));
         let (Some(member), None) = (found.next(), found.next()) else {
-            return Outcome::Refused(format!("etcd does not list one member named {name} at {address}"));
+            let at = address.map_or_else(String::new, |address| format!(" at {address}"));
+            return Outcome::Refused(format!("etcd does not list one member named {name}{at}"));
         };
         let removed = match EtcdApi::local(&self.http, &self.paths) {
             Known::Yes(etcd) => etcd.remove_member(member.id).await,
@@ -339,7 +366,7 @@ impl Real {
         if self.survey.is_drained(&node.name) {
             return self.delete(node).await;
         }
-        self.begin_drain(node)
+        self.begin_drain(node, self.surveyor())
     }
 
     async fn drained_or_ordered(&mut self, node: &NodeInfo) -> Outcome {
@@ -347,11 +374,26 @@ impl Real {
             let fields = json!({ "metadata": { "labels": { ORDER: Order::Server.word() } } });
             return self.merge(node, fields).await;
         }
-        self.begin_drain(node)
+        self.begin_drain(node, self.surveyor())
     }
 
-    fn begin_drain(&self, node: &NodeInfo) -> Outcome {
-        let begun = self.survey.drain(self.surveyor(), node.clone(), self.settings.healing.drain);
+    /// An agent has its kubelet's word alone, which may cordon its own Node and move its own pods.
+    async fn drain_self(&mut self, name: &str) -> Outcome {
+        let surveyor = Surveyor { role: K3sRole::Agent, ..self.surveyor() };
+        let node = match surveyor.kube() {
+            Known::Yes(api) => api.node(name).await,
+            Known::Absent => return Outcome::Failed("this agent has no certificate yet".to_owned()),
+            Known::Unknown(unread) => return Outcome::Failed(unread.to_string()),
+        };
+        match node {
+            Known::Yes(node) => self.begin_drain(&node, surveyor),
+            Known::Absent => Outcome::AlreadySo,
+            Known::Unknown(unread) => Outcome::Failed(unread.to_string()),
+        }
+    }
+
+    fn begin_drain(&self, node: &NodeInfo, surveyor: Surveyor) -> Outcome {
+        let begun = self.survey.drain(surveyor, node.clone(), self.settings.healing.drain);
         if begun { Outcome::Begun } else { Outcome::Refused("another machine is being drained".to_owned()) }
     }
 

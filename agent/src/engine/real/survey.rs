@@ -39,10 +39,7 @@ pub(super) struct Survey {
 
 #[derive(Default)]
 struct State {
-    /// Addresses to ask, set by the loop from the list of members.
-    ask: BTreeSet<IpAddr>,
-    /// Whether this server asks for its turn to restart k3s, set by the loop.
-    turn_wanted: bool,
+    questions: Questions,
     at: Duration,
     lease: Option<Known<Holder>>,
     turn: Option<Known<Holder>>,
@@ -53,23 +50,25 @@ struct State {
     drained: Option<String>,
 }
 
+/// What the loop wants to know.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Questions {
+    /// Addresses of the members.
+    pub(super) ask: BTreeSet<IpAddr>,
+    /// Their names.
+    pub(super) names: BTreeSet<String>,
+    /// Whether this server asks for its turn to restart k3s.
+    pub(super) turn_wanted: bool,
+}
+
 impl Survey {
     pub(super) fn new() -> Self {
         Self { state: Arc::default(), task: None }
     }
 
     /// Runs while this node is a server that serves, and not otherwise.
-    pub(super) fn keep(
-        &mut self,
-        wanted: bool,
-        surveyor: impl FnOnce() -> Surveyor,
-        ask: BTreeSet<IpAddr>,
-        turn_wanted: bool,
-    ) {
-        {
-            let mut state = lock(&self.state);
-            (state.ask, state.turn_wanted) = (ask, turn_wanted);
-        }
+    pub(super) fn keep(&mut self, wanted: bool, surveyor: impl FnOnce() -> Surveyor, questions: Questions) {
+        lock(&self.state).questions = questions;
         match (&self.task, wanted) {
             (None, true) => {
                 let (state, surveyor) = (Arc::clone(&self.state), surveyor());
@@ -140,6 +139,11 @@ impl Survey {
                     }
                     state.drained = Some(node.name);
                 }
+                Err(error) if surveyor.role == K3sRole::Agent => {
+                    // It leaves by a person's word, and does not wait for what it may be refused.
+                    tracing::warn!(node = %node.name, %error, "the pods of this agent were not moved: they go down with k3s");
+                    state.drained = Some(node.name);
+                }
                 Err(error) => {
                     tracing::warn!(node = %node.name, %error, "the machine was not drained; tried again")
                 }
@@ -174,6 +178,8 @@ pub(super) struct Surveyor {
     pub(super) paths: Paths,
     pub(super) id: String,
     pub(super) own: IpAddr,
+    /// Whose certificate speaks to Kubernetes: only an agent that leaves asks with its kubelet's.
+    pub(super) role: K3sRole,
     pub(super) target: usize,
     /// Whether the configuration asks for labels.
     pub(super) labels: bool,
@@ -181,24 +187,22 @@ pub(super) struct Surveyor {
 }
 
 impl Surveyor {
-    fn kube(&self) -> Known<KubeApi<'_>> {
-        KubeApi::local(
-            &self.http,
-            K3sRole::Server,
-            &self.paths,
-            SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 6443),
-        )
+    pub(super) fn kube(&self) -> Known<KubeApi<'_>> {
+        let port = match self.role {
+            K3sRole::Server => 6443,
+            // Its balancer in front of the servers.
+            K3sRole::Agent => 6444,
+        };
+        let at = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+        KubeApi::local(&self.http, self.role, &self.paths, at)
     }
 
     async fn run(&self, state: &Mutex<State>) {
         let (mut memory, mut turns) = (Memory::default(), Memory::default());
         loop {
-            let (ask, turn_wanted) = {
-                let state = lock(state);
-                (state.ask.clone(), state.turn_wanted)
-            };
+            let Questions { ask, names, turn_wanted } = lock(state).questions.clone();
             let (lease, nodes, reach) =
-                tokio::join!(self.lease(lease::NAME, &mut memory), self.nodes(), self.reach_all(&ask));
+                tokio::join!(self.lease(lease::NAME, &mut memory), self.nodes(&names), self.reach_all(&ask));
             let turn = if turn_wanted {
                 Some(self.lease(lease::TURN, &mut turns).await)
             } else {
@@ -292,8 +296,9 @@ impl Surveyor {
         }
     }
 
-    /// Nodes with an etcd member, and Nodes that Muster cordoned: every order follows a cordon.
-    async fn nodes(&self) -> Known<Vec<NodeSeen>> {
+    /// Nodes with an etcd member, and Nodes that Muster cordoned: every order follows a cordon. A member's Node that is in neither
+    /// list, because it lacks k3s's label, is asked for by its name: to be in no list is not to be.
+    async fn nodes(&self, names: &BTreeSet<String>) -> Known<Vec<NodeSeen>> {
         let what = "the servers' Nodes";
         let api = match self.kube() {
             Known::Yes(api) => api,
@@ -305,6 +310,18 @@ impl Surveyor {
             match api.nodes(selector).await {
                 Ok(nodes) => found.extend(nodes.iter().map(|node| (node.name.clone(), seen(node)))),
                 Err(error) => return Known::unknown(what, super::chain(&error)),
+            }
+        }
+        for name in names.iter().filter(|name| !name.is_empty()) {
+            if found.contains_key(name) {
+                continue;
+            }
+            match api.node(name).await {
+                Known::Yes(node) => {
+                    found.insert(name.clone(), seen(&node));
+                }
+                Known::Absent => {}
+                Known::Unknown(unread) => return Known::Unknown(unread),
             }
         }
         Known::Yes(found.into_values().collect())

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::context::Context;
 use super::first_boot::{TOKEN_LINE, blank, done, example, replaced, seed};
+use super::heal;
 use crate::check::Checker;
 use crate::conf;
 use crate::host::Host;
@@ -52,6 +53,10 @@ pub(super) fn clouds(ctx: &mut Context) -> Result<()> {
     }
     let on_aws = &lab.hosts[0];
     let held = tempfile::tempdir().context("a place for what the metadata service tells")?;
+    on_aws.write(
+        "/etc/cloud/cloud.cfg.d/95-ec2.cfg",
+        "datasource_list: [ Ec2 ]\ndatasource: {Ec2: {strict_id: false, timeout: 3, max_wait: 20}}\n",
+    )?;
     let metadata = ec2(&lab, on_aws, held.path())?;
 
     let began = Instant::now();
@@ -115,6 +120,29 @@ pub(super) fn clouds(ctx: &mut Context) -> Result<()> {
     Ok(())
 }
 
+/// A cloud tells a server that its machine will be taken away: it leaves before that, and a spare takes its place.
+pub(super) fn notice(ctx: &mut Context) -> Result<()> {
+    let lab = heal::up(ctx, 4, 3)?;
+    let one = lab.hosts.iter().find(|host| heal::role(host) == "server").context("no server")?.clone();
+    let rest: Vec<Host> = lab.hosts.iter().filter(|host| host.index != one.index).cloned().collect();
+    let held = tempfile::tempdir().context("a place for what the metadata service tells")?;
+    let _metadata = ec2(&lab, &one, held.path())?;
+    one.write("/etc/muster/conf.d/60-cloud.toml", "[discovery.aws]\nfind = \"none\"\n")?;
+    one.shell("systemctl restart muster")?;
+    ctx.formed(&lab, &lab.hosts, 3, 60)?;
+    fs::write(held.path().join("state"), "Terminated").context("tell of the end")?;
+    let began = Instant::now();
+    let full = |names: &[String]| names.len() == 3 && !names.contains(&one.name);
+    heal::voters(ctx, &rest, &full, "a spare votes in its place", heal::FILLED + 60)?;
+    ctx.fact_seconds("replaced_seconds", began);
+    let why = ctx.says(&one, "left-cluster", 30)?;
+    ctx.fact("line", format!("{}: {}", why.rule, why.detail));
+    // The machine ends, and nothing is left of it that would have to be healed.
+    one.power_cut()?;
+    ctx.formed(&lab, &rest, 3, 30)?;
+    Ok(())
+}
+
 /// A host that has not heard of Muster, and a drop-in for what the lab needs beside the user-data: a cluster of this machine alone.
 fn alone(ctx: &Context, lab: &Lab, host: &Host, more: &str) -> Result<()> {
     blank(ctx, lab, host, false)?;
@@ -127,10 +155,6 @@ fn is(host: &Host, file: &str, content: &str) -> bool {
 
 /// EC2's metadata service at its address, as far as cloud-init and the agent ask it. The user-data is not in the host.
 fn ec2(lab: &Lab, host: &Host, held: &Path) -> Result<Shelf> {
-    host.write(
-        "/etc/cloud/cloud.cfg.d/95-ec2.cfg",
-        "datasource_list: [ Ec2 ]\ndatasource: {Ec2: {strict_id: false, timeout: 3, max_wait: 20}}\n",
-    )?;
     let old = "/2009-04-04";
     let told = [
         (format!("{old}/meta-data/"), "instance-id\nlocal-hostname"),

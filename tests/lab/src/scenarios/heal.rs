@@ -200,9 +200,34 @@ pub(super) fn leave(ctx: &mut Context) -> Result<()> {
     one.shell("muster leave --cancel")?;
     ctx.formed(&lab, &lab.hosts, 3, 90)?;
     ensure!(role(&one) == "agent", "{} joined as {}", one.name, role(&one));
+    agent_leaves(ctx, &rest, &one)?;
+    ctx.formed(&lab, &lab.hosts, 3, 90)?;
     // Two servers cannot both leave a cluster of three without a spare to spare: the second one is refused once it would cost the
     // quorum; here the last two stay.
     Ok(())
+}
+
+/// An agent moves its pods away by its own kubelet's certificate, and may be used again when that is taken back.
+fn agent_leaves(ctx: &Context, rest: &[Host], agent: &Host) -> Result<()> {
+    let server = rest.iter().find(|host| role(host) == "server").context("no server")?;
+    let pod = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "moved" },
+        "spec": { "nodeName": agent.name, "containers": [{ "name": "none", "image": "none.invalid/none" }] }
+    });
+    server.write("/root/pod.json", pod.to_string())?;
+    let ask = "T=/var/lib/rancher/k3s/server/tls; curl -sf -m 10 -o /dev/null --cacert $T/server-ca.crt --cert $T/client-admin.crt \
+               --key $T/client-admin.key -H 'Content-Type: application/json'";
+    let pods = "https://127.0.0.1:6443/api/v1/namespaces/default/pods";
+    server.shell(&format!("{ask} --data @/root/pod.json {pods}"))?;
+    agent.shell("muster leave --reason workshop --yes")?;
+    ctx.says(agent, "left-cluster", 60)?;
+    ensure!(server.shell(&format!("{ask} {pods}/moved")).is_err(), "the pod of an agent that left is there");
+    agent.shell("muster leave --cancel")?;
+    ctx.until("the agent that came back takes pods again", 60, || {
+        let node = server.shell(&format!("kubectl get node {} -o json", agent.name))?;
+        let node: serde_json::Value = serde_json::from_str(&node).context("the Node")?;
+        Ok((node["spec"]["unschedulable"] != serde_json::json!(true)).then_some(()))
+    })
 }
 
 pub(super) fn paused(ctx: &mut Context) -> Result<()> {

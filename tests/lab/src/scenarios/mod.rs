@@ -77,9 +77,19 @@ pub const ALL: &[Scenario] = &[
         run: recover::old_pair,
     },
     Scenario {
+        name: "heal-split",
+        about: "a server that was cut off is reset by hand: two clusters, both freeze when they meet; one is folded into the other",
+        run: recover::split,
+    },
+    Scenario {
         name: "heal-leave",
         about: "a server leaves by hand and a spare takes its place; taken back, it joins again",
         run: heal::leave,
+    },
+    Scenario {
+        name: "heal-notice",
+        about: "a cloud tells a server that its machine will be taken away: it leaves before that, and a spare takes its place",
+        run: clouds::notice,
     },
     Scenario {
         name: "heal-power-off",

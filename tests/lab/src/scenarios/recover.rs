@@ -1,14 +1,18 @@
 //! Clusters whose quorum is gone for good: what `muster recover` makes of them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::context::Context;
-use super::heal::{add, role, up, voters};
+use super::heal::{FILLED, NOTICED, add, role, up, voters};
 use crate::faults;
 use crate::host::Host;
 use crate::lab::Lab;
+use crate::probe;
+
+/// Longer than the grace of these scenarios and what follows it.
+const FROZEN: Duration = Duration::from_secs(25);
 
 /// A host that runs as a server, and those that run as such beside it.
 fn one_and_others(lab: &Lab) -> Result<(Host, Vec<Host>)> {
@@ -120,6 +124,59 @@ pub(super) fn old_pair(ctx: &mut Context) -> Result<()> {
     ctx.fact_seconds("old_pair_gave_up_seconds", began);
     ctx.formed(&lab, &lab.hosts, 3, 180)?;
     ctx.fact_seconds("three_voters_seconds", began);
+    ensure!(ctx.certificate(&lab.hosts)?.identity() == certificate.identity(), "the certificate changed");
+    Ok(())
+}
+
+/// One server is cut off and replaced, and somebody who knows k3s resets its etcd by hand: two clusters under one certificate, which
+/// meet again. While the others still list it, etcd itself makes one of both again (docs/healing.md).
+pub(super) fn split(ctx: &mut Context) -> Result<()> {
+    let lab = up(ctx, 4, 3)?;
+    let certificate = ctx.certificate(&lab.hosts)?;
+    let (one, _) = one_and_others(&lab)?;
+    let rest: Vec<Host> = lab.hosts.iter().filter(|host| host.index != one.index).cloned().collect();
+    let groups = [vec![one.index], rest.iter().map(|host| host.index).collect()];
+    lab.set_faults(&faults::partition(&groups))?;
+    ctx.says(&one, "quorum-lost", 60)?;
+    let replaced = |names: &[String]| names.len() == 3 && !names.contains(&one.name);
+    voters(ctx, &rest, &replaced, "the others replace the server that is cut off", NOTICED + FILLED)?;
+    one.shell(
+        "systemctl stop muster k3s && grep -v ^server: /etc/rancher/k3s/config.yaml >/root/reset.yaml && chmod 600 /root/reset.yaml \
+         && { k3s server --cluster-reset --config /root/reset.yaml >/root/reset.log 2>&1; \
+         grep -q 'Managed etcd cluster membership has been reset' /root/reset.log; } && systemctl start muster",
+    )?;
+    voters(
+        ctx,
+        std::slice::from_ref(&one),
+        &only(&one),
+        "the server that was reset is a cluster of its own",
+        90,
+    )?;
+    lab.heal()?;
+    let began = Instant::now();
+    let servers: Vec<&Host> = lab.hosts.iter().filter(|host| role(host) == "server").collect();
+    ensure!(servers.len() == 4, "{} servers on both sides", servers.len());
+    for host in &servers {
+        let why = ctx.says(host, "members-split", 90)?;
+        ensure!(host.shell("muster health --ready").is_err(), "{} calls itself ready", host.name);
+        ctx.fact("line", format!("{}: {}", why.rule, why.detail));
+    }
+    ctx.fact_seconds("split_said_seconds", began);
+    // For longer than a dead server is given: the sides stay as they are.
+    std::thread::sleep(FROZEN);
+    ensure!(probe::members(&one)?.voting_nodes() == [one.name.clone()], "the side that goes was changed");
+    let stays = rest.iter().find(|host| role(host) == "server").context("no server stays")?;
+    ensure!(replaced(&probe::members(stays)?.voting_nodes()), "the side that stays was changed");
+    let shown = one.shell(&format!("muster fold --into {}; true", stays.name))?;
+    ensure!(shown.contains("namespaces") && shown.contains("Nothing was done"), "{shown}");
+    let began = Instant::now();
+    one.shell(&format!("muster fold --into {} --yes", stays.name))?;
+    ctx.until("what the server that goes over had is moved aside", 60, || {
+        Ok(one.path("/var/lib/rancher/k3s-discarded-1").exists().then_some(()))
+    })?;
+    ctx.formed(&lab, &lab.hosts, 3, 180)?;
+    ctx.fact_seconds("folded_seconds", began);
+    ensure!(role(&one) == "agent", "{} is {}, and the servers are complete", one.name, role(&one));
     ensure!(ctx.certificate(&lab.hosts)?.identity() == certificate.identity(), "the certificate changed");
     Ok(())
 }

@@ -94,6 +94,12 @@ fn allowed(request: &Request<'_>, target: &Target) -> bool {
             }
             "events" => request.method == "POST" || request.method == "PATCH",
             "services" => reads,
+            // Its own pods: those it runs, and their eviction, which looks at the pod itself.
+            "pods" if target.subresource == "eviction" => request.method == "POST",
+            "pods" => {
+                let own = format!("spec.nodeName={node}");
+                reads && parameter(request.query, "fieldSelector").as_ref() == Some(&own)
+            }
             _ => false,
         };
     }
@@ -181,7 +187,8 @@ pub async fn serve(store: &Store, request: &Request<'_>) -> Result<(u16, Value),
     }
     let missing = || Failure::new(404, "the server could not find the requested resource");
     let target = resources::target(request.path).ok_or_else(missing)?;
-    if !matches!(target.subresource.as_str(), "" | "status") {
+    let evicts = target.resource.plural == "pods" && target.subresource == "eviction";
+    if !evicts && !matches!(target.subresource.as_str(), "" | "status") {
         return Err(missing());
     }
     if !allowed(request, &target) {
@@ -190,6 +197,19 @@ pub async fn serve(store: &Store, request: &Request<'_>) -> Result<(u16, Value),
     let Target { resource, namespace, name, subresource } = &target;
     let collection = name.is_empty();
     match request.method {
+        // No budgets here: every eviction is granted, and the pod is gone at once.
+        "POST" if evicts => {
+            let pod = objects::get(store, resource, namespace, name).await?;
+            let own = request.user.name.strip_prefix("system:node:");
+            if own.is_some_and(|own| pod["spec"]["nodeName"] != own) {
+                return Err(forbidden(request, &target));
+            }
+            objects::delete(store, resource, namespace, name, pod["metadata"]["uid"].as_str()).await?;
+            Ok((
+                201,
+                json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+            ))
+        }
         "GET" if collection => {
             if parameter(request.query, "watch").is_some_and(|w| w == "true" || w == "1") {
                 return Err(Failure::new(405, "watch is not served by the stand-in"));

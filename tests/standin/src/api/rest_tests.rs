@@ -109,3 +109,22 @@ async fn a_kubelet_reaches_its_own_node_and_nothing_else() {
     }
     assert_eq!(api.ask("a", "POST", "/api/v1/nodes", node("b")).await.unwrap_err().code, 403);
 }
+
+#[tokio::test]
+async fn a_kubelet_lists_and_evicts_its_own_pods_alone() {
+    let api = Api::new();
+    for (name, node) in [("mine", "a"), ("theirs", "b")] {
+        let pod = json!({"metadata": {"name": name}, "spec": {"nodeName": node}});
+        api.ask("admin", "POST", "/api/v1/namespaces/default/pods", pod).await.unwrap();
+    }
+    let own = "/api/v1/pods?fieldSelector=spec.nodeName%3Da";
+    let (_, list) = api.ask("a", "GET", own, Value::Null).await.unwrap();
+    assert_eq!(list["items"].as_array().unwrap().len(), 1);
+    for path in ["/api/v1/pods", "/api/v1/pods?fieldSelector=spec.nodeName%3Db"] {
+        assert_eq!(api.ask("a", "GET", path, Value::Null).await.unwrap_err().code, 403, "{path}");
+    }
+    let eviction = |pod: &str| format!("/api/v1/namespaces/default/pods/{pod}/eviction");
+    assert_eq!(api.ask("a", "POST", &eviction("theirs"), json!({})).await.unwrap_err().code, 403);
+    assert_eq!(api.ask("a", "POST", &eviction("mine"), json!({})).await.unwrap().0, 201);
+    assert_eq!(api.ask("a", "POST", &eviction("mine"), json!({})).await.unwrap_err().code, 404);
+}
