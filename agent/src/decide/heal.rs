@@ -339,4 +339,4 @@ pub(super) fn cluster(seen: &Observed, settings: &Settings, certificate: &Certif
 
 #[cfg(test)]
 #[path = "heal_tests.rs"]
-mod tests;
+pub(super) mod tests;

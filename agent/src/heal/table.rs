@@ -49,9 +49,9 @@ pub const ROWS: &[Row] = rows![
         | "quorum arithmetic"
         | "start one of the missing servers";
     "member-without-node": "etcd lists a dead member whose Node is gone, or has been going for a minute beyond the grace"
-        | "as above, and no such Node; or its own signed word that it waits for its name"
+        | "as above, and no such Node, or one that is being deleted; or its own signed word that it waits for its name"
         | "its member is removed by this server's etcd: k3s removes one with its Node alone"
-        | "as for a server that is removed; the member is told by name and address; while a Node of that name exists nothing is done"
+        | "as for a server that is removed; the member is told by name and address; while a Node of that name exists that nobody has deleted, nothing is done"
         | "nothing; without an address: `etcdctl member remove` with the certificates under `server/tls/etcd`";
     "spare-promoted": "fewer voters than `servers`"
         | "the member list; nobody is on its way"

@@ -42,6 +42,11 @@ pub struct Scenario {
 /// All scenarios, the longest first: they are run in this order.
 pub const ALL: &[Scenario] = &[
     Scenario {
+        name: "heal-split",
+        about: "a server that was cut off is reset by hand: two clusters, both freeze when they meet; one is folded into the other",
+        run: recover::split,
+    },
+    Scenario {
         name: "heal-with-spare",
         about: "a server dies for good: its member is removed, a spare takes its place; returned, it joins as an agent",
         run: heal::with_spare,
@@ -75,11 +80,6 @@ pub const ALL: &[Scenario] = &[
         name: "heal-recover-old-pair",
         about: "both given-up servers return together, unheard: they serve the old cluster until they hear of the recovery",
         run: recover::old_pair,
-    },
-    Scenario {
-        name: "heal-split",
-        about: "a server that was cut off is reset by hand: two clusters, both freeze when they meet; one is folded into the other",
-        run: recover::split,
     },
     Scenario {
         name: "heal-leave",
