@@ -29,9 +29,13 @@ pub struct Unread {
 #[must_use]
 pub fn brief(text: &str) -> String {
     const MOST: usize = 400;
-    let mut out: String =
-        text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST).collect();
-    if text.trim().chars().nth(MOST).is_some() {
+    let text = text.trim();
+    // Most are short and plain: no character needs a look of its own.
+    if text.len() <= MOST && !text.chars().any(char::is_control) {
+        return text.to_owned();
+    }
+    let mut out: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST).collect();
+    if text.chars().nth(MOST).is_some() {
         out.push('…');
     }
     out

@@ -255,10 +255,13 @@ impl Init for Systemd {
         // Not `-b`: in a container the boot's id in the sandbox is not the one under which the journal was written.
         let boot = clock::wall_seconds() - i64::try_from(clock::since_boot().as_secs()).unwrap_or(0);
         let since = format!("--since=@{}", boot.max(0));
-        let args = ["-u", &unit, "-n", &lines, "-o", "cat", "--no-pager", "-q", &since];
+        // Backwards: with `--since`, journalctl (seen with systemd 252) takes `-n` for the first lines, not the last.
+        let args = ["-u", &unit, "-r", "-n", &lines, "-o", "cat", "--no-pager", "-q", &since];
         match exec::run("journalctl", &args, ASK).await {
             Ok(out) if out.stdout.trim().is_empty() => Known::Absent,
-            Ok(out) => Known::Yes(out.stdout),
+            Ok(out) => {
+                Known::Yes(out.stdout.lines().rev().fold(String::new(), |tail, line| tail + line + "\n"))
+            }
             Err(error) => Known::unknown(format!("the journal of {unit}"), error.to_string()),
         }
     }

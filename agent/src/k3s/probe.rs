@@ -237,27 +237,30 @@ impl Probe {
     }
 
     async fn look_at_journal(&self, facts: &K3sFacts) -> Known<Vec<Finding>> {
-        for role in [K3sRole::Server, K3sRole::Agent] {
-            let Known::Yes(state) = facts.unit(role) else { continue };
-            let ready = facts.node_ready() == Known::Yes(true);
-            if wants_journal(state, ready) {
-                return match self.init.tail(role.service(), TAIL).await {
-                    Known::Yes(tail) => match logtext::read(&tail) {
-                        findings if findings.is_empty() => Known::Absent,
-                        findings => Known::Yes(findings),
-                    },
-                    Known::Absent => Known::Absent,
-                    Known::Unknown(unread) => Known::Unknown(unread),
-                };
-            }
+        let ready = facts.node_ready() == Known::Yes(true);
+        let Some(role) = journal_of(&facts.server_unit, &facts.agent_unit, ready) else {
+            return Known::Absent;
+        };
+        match self.init.tail(role.service(), TAIL).await {
+            Known::Yes(tail) => match logtext::read(&tail) {
+                findings if findings.is_empty() => Known::Absent,
+                findings => Known::Yes(findings),
+            },
+            Known::Absent => Known::Absent,
+            Known::Unknown(unread) => Known::Unknown(unread),
         }
-        Known::Absent
     }
 }
 
-/// The journal is worth reading when the unit failed, was restarted, or is up without a Ready node.
-fn wants_journal(state: &UnitState, node_ready: bool) -> bool {
-    state.active == "failed" || state.sub == "auto-restart" || (state.is_up() && !node_ready)
+/// Whose journal is worth reading: of the unit that is up, when it was restarted or its node is not Ready; where none is up, of one
+/// that failed. What a machine was before it changed its role stays `failed` for as long as it runs, and says nothing of today.
+fn journal_of(server: &Known<UnitState>, agent: &Known<UnitState>, ready: bool) -> Option<K3sRole> {
+    let units = [(K3sRole::Server, server), (K3sRole::Agent, agent)];
+    let known = || units.iter().filter_map(|(role, state)| Some((*role, state.yes()?)));
+    match known().find(|(_, state)| state.is_up()) {
+        Some((role, state)) => (!ready || state.sub == "auto-restart").then_some(role),
+        None => known().find(|(_, state)| state.active == "failed").map(|(role, _)| role),
+    }
 }
 
 fn loopback(port: u16) -> SocketAddr {

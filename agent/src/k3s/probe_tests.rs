@@ -357,3 +357,33 @@ fn a_torn_configuration_is_unknown_and_a_torn_ca_too() {
     assert!(disk(&paths).ca.is_unknown());
     assert!(disk(&paths).wal.is_absent());
 }
+
+#[test]
+fn the_journal_of_the_unit_that_runs_is_read_and_not_of_what_ran_before() {
+    let unit = |active: &str, sub: &str| {
+        Known::Yes(UnitState { active: active.into(), sub: sub.into(), ..UnitState::default() })
+    };
+    let (failed, dead) = (unit("failed", "failed"), unit("inactive", "dead"));
+    let (runs, again) = (unit("active", "running"), unit("activating", "auto-restart"));
+    let unread = Known::unknown("the unit", "no answer");
+    let (server, agent) = (Some(K3sRole::Server), Some(K3sRole::Agent));
+    for (server_unit, agent_unit, ready, wanted) in [
+        (&failed, &runs, false, agent),
+        (&failed, &runs, true, None),
+        (&failed, &dead, false, server),
+        (&dead, &failed, false, agent),
+        (&runs, &failed, false, server),
+        (&runs, &dead, true, None),
+        (&again, &dead, true, server),
+        (&failed, &again, false, agent),
+        (&unread, &runs, false, agent),
+        (&dead, &dead, false, None),
+        (&unread, &Known::Absent, false, None),
+    ] {
+        assert_eq!(
+            journal_of(server_unit, agent_unit, ready),
+            wanted,
+            "{server_unit:?} {agent_unit:?} {ready}"
+        );
+    }
+}

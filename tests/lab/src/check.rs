@@ -53,6 +53,9 @@ pub struct Invariants {
     voters: BTreeSet<String>,
     /// The look at which a node said last that it votes.
     voted: BTreeMap<String, u64>,
+    /// When a node's word was written, by its own clock, and the look at which that was new: the last word of one that is paused, or
+    /// hangs, stays in its file.
+    fresh: BTreeMap<String, (i64, u64)>,
     /// The last look at which some API was ready, or no majority voted.
     served: u64,
     /// Every violation, once.
@@ -72,6 +75,12 @@ impl Invariants {
         }
         self.disarmed_in_time(samples);
         self.identities(samples);
+        for status in samples.iter().filter_map(|sample| sample.status.as_ref()) {
+            let at = self.fresh.entry(status.node.name.clone()).or_insert((status.written_unix, self.looks));
+            if at.0 != status.written_unix {
+                *at = (status.written_unix, self.looks);
+            }
+        }
         self.quorum(samples);
         self.api(samples);
     }
@@ -80,7 +89,8 @@ impl Invariants {
     fn quorum(&mut self, samples: &[Sample]) {
         for status in samples.iter().filter_map(|sample| sample.status.as_ref()) {
             if status.k3s.voter == Some(true) {
-                self.voted.insert(status.node.name.clone(), self.looks);
+                let at = self.fresh.get(&status.node.name).map_or(self.looks, |(_, at)| *at);
+                self.voted.insert(status.node.name.clone(), at);
             }
         }
         for (by, voters) in samples.iter().filter_map(|sample| Some((&sample.host, sample.voters.as_ref()?)))
@@ -104,8 +114,11 @@ impl Invariants {
 
     /// While a majority votes, some API serves.
     fn api(&mut self, samples: &[Sample]) {
-        let k3s =
-            || samples.iter().filter_map(|sample| sample.status.as_ref()).map(|status| (status, &status.k3s));
+        let is_fresh = |name: &str| self.fresh.get(name).is_some_and(|(_, at)| self.looks - at <= VOTED);
+        let k3s = || {
+            let said = samples.iter().filter_map(|sample| sample.status.as_ref());
+            said.filter(|status| is_fresh(&status.node.name)).map(|status| (status, &status.k3s))
+        };
         let vote =
             k3s().filter(|(status, k3s)| k3s.voter == Some(true) && self.voters.contains(&status.node.name));
         let majority = 2 * vote.count() > self.voters.len();

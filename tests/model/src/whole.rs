@@ -84,6 +84,7 @@ pub const WHOLE: &[Whole] = &[
         name: "whole-away-two",
         what: "whole agents: two machines, one loses power at any point, the era is annulled on either, it returns",
         machines: 2,
+        candidates: 2,
         annul: true,
         away: true,
         ..WHOLE_BASE

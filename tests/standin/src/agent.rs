@@ -21,6 +21,7 @@ pub const WATCHDOG: Duration = Duration::from_secs(15 * 60);
 /// The text k3s dies with.
 pub async fn run(mut agent: Agent) -> Result<(), String> {
     logs::info(format!("Starting k3s agent {} (stand-in)", settings::version()));
+    logs::chatter();
     let paths = Paths::new(&agent.data_dir);
     crate::paths::make_dir(&paths.agent("etc"))?;
     let state = paths.agent("etc/k3s-agent-load-balancer.json");

@@ -51,6 +51,13 @@ fn write(level: &str, message: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
+/// As many lines as a real k3s says in its first second, and more than whoever reads only the end of its journal takes.
+pub fn chatter() {
+    for number in 1..=60 {
+        info(format!("FLAG: --flag-of-a-component-{number}=\"\""));
+    }
+}
+
 /// Level info.
 pub fn info(message: impl AsRef<str>) {
     write("info", message.as_ref());

@@ -26,6 +26,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub async fn run(settings: Server) -> Result<(), String> {
     reset::check(&settings)?;
     logs::info(format!("Starting k3s {} (stand-in)", settings::version()));
+    logs::chatter();
     let paths = Paths::new(&settings.agent.data_dir);
     paths::make_dir(&paths.server("")).map_err(|e| format!("preparing server: {e}"))?;
     let start = Start {
