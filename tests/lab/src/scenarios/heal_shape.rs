@@ -161,7 +161,8 @@ pub(super) fn member_without_node(ctx: &mut Context) -> Result<()> {
         dead.name
     );
     let server = rest.iter().find(|host| role(host) == "server").context("no server is left")?;
-    server.shell(&line)?;
+    // The dead one may have led etcd: until another does, nothing is written.
+    ctx.until("its Node is deleted from etcd", 60, || Ok(server.shell(&line).is_ok().then_some(())))?;
     let nodes = probe::nodes(server)?;
     ensure!(!nodes.contains_key(&dead.name), "its Node is still there: {nodes:?}");
     let members = probe::members(server)?;
