@@ -2,7 +2,7 @@
 //! stopped, so that what k3s does by itself stands beside.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -80,7 +80,9 @@ pub fn names() -> Vec<&'static str> {
 /// One run.
 #[derive(Debug, Default)]
 struct Run {
+    /// The longest time without an API, and how long after the fault it began, in seconds.
     api_down: f64,
+    api_down_at: f64,
     removed: Option<f64>,
     filled: Option<f64>,
 }
@@ -99,8 +101,11 @@ impl HealingBench<'_> {
                 let side = if agents { "muster" } else { "muster_stopped" };
                 let run = self.in_lab(name, |lab| self.one(lab, fault, agents))?;
                 (self.tell)(&format!(
-                    "{name}, {side}: API down for {:.1} s, removed after {:?}, filled {:?} s later",
-                    run.api_down, run.removed, run.filled
+                    "{name}, {side}: API down for {:.1} s, {:.1} s after the fault; removed after {}, filled after {} more",
+                    run.api_down,
+                    run.api_down_at,
+                    said(run.removed),
+                    said(run.filled)
                 ));
                 runs.insert(side, run);
             }
@@ -110,6 +115,7 @@ impl HealingBench<'_> {
                 "death_to_removal_seconds": with.removed.map(rounded),
                 "vacancy_to_new_voter_seconds": with.filled.map(rounded),
                 "api_down_seconds": rounded(with.api_down),
+                "api_down_at_seconds": rounded(with.api_down_at),
                 "api_down_seconds_muster_stopped": rounded(without.api_down),
             }));
         }
@@ -168,7 +174,7 @@ impl HealingBench<'_> {
             host.shell("systemd-run -q --unit=polls bash /root/poll.sh")?;
         }
         std::thread::sleep(Duration::from_secs(3));
-        let began = Instant::now();
+        let (began, wall) = (Instant::now(), SystemTime::now());
         let settings = quick(&Spec::new(&lab.name, 1, 1, self.binaries).conf.kubelet_args);
         befall(fault, &dead, agents, &settings)?;
         let mut run = Run::default();
@@ -184,7 +190,9 @@ impl HealingBench<'_> {
         // Both sides are watched for as long: what k3s does about a silent Node comes late, too.
         let least = self.limit(90);
         std::thread::sleep(least.saturating_sub(began.elapsed()));
-        run.api_down = down(&rest)?;
+        let (longest, at) = down(&rest)?;
+        let wall = wall.duration_since(SystemTime::UNIX_EPOCH).context("the clock stands before 1970")?;
+        (run.api_down, run.api_down_at) = (longest, at - wall.as_secs_f64());
         Ok(run)
     }
 
@@ -237,8 +245,12 @@ fn leads(host: &Host) -> bool {
     said.is_ok_and(|said| said.stdout.lines().any(|line| line.trim() == "etcd_server_is_leader 1"))
 }
 
-/// The longest time in which no API of these hosts answered: what a client saw that tries them all.
-fn down(hosts: &[Host]) -> Result<f64> {
+fn said(seconds: Option<f64>) -> String {
+    seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1} s"))
+}
+
+/// The longest time in which no API of these hosts answered, and when it began: what a client saw that tries them all.
+fn down(hosts: &[Host]) -> Result<(f64, f64)> {
     let mut answers: Vec<f64> = Vec::new();
     for host in hosts {
         let text = host.read(POLLS).with_context(|| format!("{} wrote no polls", host.name))?;
@@ -249,9 +261,10 @@ fn down(hosts: &[Host]) -> Result<f64> {
     Ok(longest_gap(answers))
 }
 
-fn longest_gap(mut moments: Vec<f64>) -> f64 {
+fn longest_gap(mut moments: Vec<f64>) -> (f64, f64) {
     moments.sort_by(f64::total_cmp);
-    moments.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
+    let gaps = moments.windows(2).map(|pair| (pair[1] - pair[0], pair[0]));
+    gaps.max_by(|one, two| one.0.total_cmp(&two.0)).unwrap_or_default()
 }
 
 /// The table for people.
@@ -278,6 +291,7 @@ mod tests {
 
     #[test]
     fn the_longest_gap_is_between_answers_of_any_host() {
-        assert!((longest_gap(vec![1.0, 9.0, 2.0, 4.5]) - 4.5).abs() < 1e-9);
+        assert_eq!(longest_gap(vec![1.0, 9.0, 2.0, 4.5]), (4.5, 4.5));
+        assert_eq!(longest_gap(vec![1.0]), (0.0, 0.0));
     }
 }
