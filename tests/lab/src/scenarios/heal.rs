@@ -219,6 +219,7 @@ fn agent_leaves(ctx: &Context, rest: &[Host], agent: &Host) -> Result<()> {
                --key $T/client-admin.key -H 'Content-Type: application/json'";
     let pods = "https://127.0.0.1:6443/api/v1/namespaces/default/pods";
     server.shell(&format!("{ask} --data @/root/pod.json {pods}"))?;
+    server.shell(&format!("{ask} {pods}/moved"))?;
     agent.shell("muster leave --reason workshop --yes")?;
     ctx.says(agent, "left-cluster", 60)?;
     ensure!(server.shell(&format!("{ask} {pods}/moved")).is_err(), "the pod of an agent that left is there");
