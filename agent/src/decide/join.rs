@@ -320,7 +320,8 @@ fn member(seen: &Observed, settings: &Settings, role: Role, certificate: &Certif
         return plan;
     }
     let ca = certificate.ca_hash.clone();
-    let wanted = K3sWanted::InCluster { role, server: way::lasting_server(seen, certificate), ca };
+    let server = way::running_through(seen, role, running).or_else(|| way::lasting_server(seen, certificate));
+    let wanted = K3sWanted::InCluster { role, server, ca };
     let mut steps = vec![Act::Configure { wanted }, Act::Enable { role }];
     if matches!(unit_of(seen, role), Known::Yes(UnitSeen::Inactive | UnitSeen::Failed)) {
         steps.push(Act::Start { role });

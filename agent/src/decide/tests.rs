@@ -669,6 +669,24 @@ fn an_agent_whose_server_is_gone_is_sent_through_another() {
     };
     silent(&mut seen, 59);
     assert!(!sent(&seen), "not for long");
+    // Its file keeps naming that server meanwhile, also when a recovery has made it nobody's: what runs knows no other.
+    let mut recovered = seen.clone();
+    let recovery = crate::core::Recovery {
+        number: 1,
+        cluster: born.cluster_id.clone(),
+        survivor: id(2),
+        name: "node2".into(),
+        reason: "lab".into(),
+    };
+    record(&mut recovered).recovery = Some(recovery.clone());
+    view(&mut recovered).peers.get_mut(&id(2)).unwrap().claim.recovery = Some(recovery);
+    let names = |plan: &Plan| {
+        plan.acts.iter().find_map(|act| match act {
+            Act::Configure { wanted: K3sWanted::InCluster { server, .. } } => *server,
+            _ => None,
+        })
+    };
+    assert_eq!(names(&decide(&recovered, &ours)), Some(address(7)));
     silent(&mut seen, 60);
     let plan = decide(&seen, &ours);
     assert_eq!((rule(&plan), plan.phase), ("server-gone", Phase::Degraded));

@@ -57,6 +57,13 @@ pub(super) fn cut_off(seen: &Observed, role: Role, running: bool, certificate: &
     Some(acts(Phase::Degraded, Why::new("server-gone", detail, next), steps, SOON))
 }
 
+/// The server that a running agent was started with: its file keeps naming it, whatever has become of it, until the agent is sent
+/// through another one. A server finds the others by its own members.
+pub(super) fn running_through(seen: &Observed, role: Role, running: bool) -> Option<IpAddr> {
+    let through = seen.k3s.configured_server.yes().copied();
+    through.filter(|address| role == Role::Agent && running && *address != seen.node.address)
+}
+
 fn at(seen: &Observed, address: IpAddr) -> impl Iterator<Item = &Peer> {
     seen.peers.peers.values().filter(move |peer| peer.claim.address == address)
 }
