@@ -238,8 +238,10 @@ impl Probe {
 
     async fn look_at_journal(&self, facts: &K3sFacts) -> Known<Vec<Finding>> {
         let ready = facts.node_ready() == Known::Yes(true);
-        let Some(role) = journal_of(&facts.server_unit, &facts.agent_unit, ready) else {
-            return Known::Absent;
+        let role = match journal_of(&facts.server_unit, &facts.agent_unit, ready) {
+            Known::Yes(role) => role,
+            Known::Absent => return Known::Absent,
+            Known::Unknown(unread) => return Known::Unknown(unread),
         };
         match self.init.tail(role.service(), TAIL).await {
             Known::Yes(tail) => match logtext::read(&tail) {
@@ -253,14 +255,21 @@ impl Probe {
 }
 
 /// Whose journal is worth reading: of the unit that is up, when it was restarted or its node is not Ready; where none is up, of one
-/// that failed. What a machine was before it changed its role stays `failed` for as long as it runs, and says nothing of today.
-fn journal_of(server: &Known<UnitState>, agent: &Known<UnitState>, ready: bool) -> Option<K3sRole> {
+/// that failed. What a machine was before it changed its role stays `failed` for as long as it runs, and says nothing of today: one
+/// that failed counts only where the other one is known not to be up.
+fn journal_of(server: &Known<UnitState>, agent: &Known<UnitState>, ready: bool) -> Known<K3sRole> {
     let units = [(K3sRole::Server, server), (K3sRole::Agent, agent)];
     let known = || units.iter().filter_map(|(role, state)| Some((*role, state.yes()?)));
-    match known().find(|(_, state)| state.is_up()) {
-        Some((role, state)) => (!ready || state.sub == "auto-restart").then_some(role),
-        None => known().find(|(_, state)| state.active == "failed").map(|(role, _)| role),
+    if let Some((role, state)) = known().find(|(_, state)| state.is_up()) {
+        let told = !ready || state.sub == "auto-restart";
+        return if told { Known::Yes(role) } else { Known::Absent };
     }
+    if let Some(Known::Unknown(unread)) =
+        units.iter().map(|(_, state)| state).find(|state| state.is_unknown())
+    {
+        return Known::Unknown(unread.clone());
+    }
+    known().find(|(_, state)| state.active == "failed").map_or(Known::Absent, |(role, _)| Known::Yes(role))
 }
 
 fn loopback(port: u16) -> SocketAddr {

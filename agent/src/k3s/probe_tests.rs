@@ -366,22 +366,26 @@ fn the_journal_of_the_unit_that_runs_is_read_and_not_of_what_ran_before() {
     let (failed, dead) = (unit("failed", "failed"), unit("inactive", "dead"));
     let (runs, again) = (unit("active", "running"), unit("activating", "auto-restart"));
     let unread = Known::unknown("the unit", "no answer");
-    let (server, agent) = (Some(K3sRole::Server), Some(K3sRole::Agent));
+    let unknown = Known::unknown("the unit", "no answer");
+    let (server, agent, none) = (Known::Yes(K3sRole::Server), Known::Yes(K3sRole::Agent), Known::Absent);
     for (server_unit, agent_unit, ready, wanted) in [
-        (&failed, &runs, false, agent),
-        (&failed, &runs, true, None),
-        (&failed, &dead, false, server),
-        (&dead, &failed, false, agent),
-        (&runs, &failed, false, server),
-        (&runs, &dead, true, None),
-        (&again, &dead, true, server),
-        (&failed, &again, false, agent),
-        (&unread, &runs, false, agent),
-        (&dead, &dead, false, None),
-        (&unread, &Known::Absent, false, None),
+        (&failed, &runs, false, &agent),
+        (&failed, &runs, true, &none),
+        (&failed, &dead, false, &server),
+        (&dead, &failed, false, &agent),
+        (&runs, &failed, false, &server),
+        (&runs, &dead, true, &none),
+        (&again, &dead, true, &server),
+        (&failed, &again, false, &agent),
+        (&unread, &runs, false, &agent),
+        (&dead, &dead, false, &none),
+        (&unread, &Known::Absent, false, &unknown),
+        // What failed may be of yesterday, and the other one may run.
+        (&failed, &unread, false, &unknown),
+        (&unread, &failed, false, &unknown),
     ] {
         assert_eq!(
-            journal_of(server_unit, agent_unit, ready),
+            &journal_of(server_unit, agent_unit, ready),
             wanted,
             "{server_unit:?} {agent_unit:?} {ready}"
         );
