@@ -1,10 +1,9 @@
-//! How long healing takes, and what a client of the API sees meanwhile: each fault once with Muster and once with its agents
-//! stopped, so that what k3s does by itself stands beside.
+//! How long healing takes, and what a client of the API sees meanwhile: each fault with Muster and with its agents stopped, both at
+//! once in labs of their own, so that what k3s does by itself stands beside under the same load.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::{Value, json};
 
 use super::rounded;
@@ -36,6 +35,8 @@ pub struct HealingBench<'a> {
     pub tell: Tell<'a>,
     /// The names of the faults; all of them when there is none.
     pub only: &'a [String],
+    /// Runs of each fault on each side.
+    pub runs: u32,
 }
 
 /// What happens to a server, and what is waited for where Muster runs.
@@ -96,27 +97,45 @@ impl HealingBench<'_> {
         let mut faults = Vec::new();
         let wanted = |name: &str| self.only.is_empty() || self.only.iter().any(|only| only == name);
         for (fault, name) in Fault::ALL.into_iter().filter(|(_, name)| wanted(name)) {
-            let mut runs = BTreeMap::new();
-            for agents in [true, false] {
-                let side = if agents { "muster" } else { "muster_stopped" };
-                let run = self.in_lab(name, |lab| self.one(lab, fault, agents))?;
-                (self.tell)(&format!(
-                    "{name}, {side}: API down for {:.1} s, {:.1} s after the fault; removed after {}, filled after {} more",
-                    run.api_down,
-                    run.api_down_at,
-                    said(run.removed),
-                    said(run.filled)
-                ));
-                runs.insert(side, run);
+            let (mut with, mut without) = (Vec::new(), Vec::new());
+            for number in 1..=self.runs {
+                let side = |agents: bool| {
+                    let place = format!("{name}-{}{number}", if agents { "m" } else { "s" });
+                    self.in_lab(&place, |lab| self.one(lab, fault, agents))
+                };
+                let (muster, stopped) = std::thread::scope(|scope| {
+                    let stopped = scope.spawn(|| side(false));
+                    (side(true), stopped.join())
+                });
+                let stopped = stopped.map_err(|_| anyhow!("the side without Muster panicked"))?;
+                for (word, run, all) in [("muster", muster?, &mut with), ("stopped", stopped?, &mut without)]
+                {
+                    (self.tell)(&format!(
+                        "{name} {number}, {word}: API down for {:.1} s, {:.1} s after the fault; removed after {}, filled after {} more",
+                        run.api_down,
+                        run.api_down_at,
+                        said(run.removed),
+                        said(run.filled)
+                    ));
+                    all.push(run);
+                }
             }
-            let (with, without) = (&runs["muster"], &runs["muster_stopped"]);
+            let middle = |runs: &[Run], value: fn(&Run) -> Option<f64>| {
+                let mut values: Vec<f64> = runs.iter().filter_map(value).collect();
+                values.sort_by(f64::total_cmp);
+                values.get(values.len() / 2).copied().map(rounded)
+            };
+            let all = |runs: &[Run]| runs.iter().map(|run| rounded(run.api_down)).collect::<Vec<_>>();
             faults.push(json!({
                 "fault": name,
-                "death_to_removal_seconds": with.removed.map(rounded),
-                "vacancy_to_new_voter_seconds": with.filled.map(rounded),
-                "api_down_seconds": rounded(with.api_down),
-                "api_down_at_seconds": rounded(with.api_down_at),
-                "api_down_seconds_muster_stopped": rounded(without.api_down),
+                "runs": self.runs,
+                "death_to_removal_seconds": middle(&with, |run| run.removed),
+                "vacancy_to_new_voter_seconds": middle(&with, |run| run.filled),
+                "api_down_seconds": middle(&with, |run| Some(run.api_down)),
+                "api_down_seconds_muster_stopped": middle(&without, |run| Some(run.api_down)),
+                "api_down_seconds_each": all(&with),
+                "api_down_seconds_muster_stopped_each": all(&without),
+                "api_down_at_seconds": middle(&with, |run| Some(run.api_down_at)),
             }));
         }
         Ok(json!({
