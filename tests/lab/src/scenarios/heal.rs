@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::context::{Context, founder, without};
 use crate::conf;
 use crate::host::Host;
-use crate::lab::Lab;
+use crate::lab::{Lab, Spec};
 use crate::probe;
 
 /// What the scenarios set, so that they measure the remedy and not the patience: the shortest grace that is allowed, and a
@@ -32,12 +32,17 @@ pub(super) const FILLED: u64 = 60;
 
 pub(super) fn up(ctx: &mut Context, hosts: u8, servers: u8) -> Result<Lab> {
     let spec = ctx.spec(hosts, servers);
-    let lab = ctx.lab(&spec)?;
+    formed(ctx, &spec)
+}
+
+/// A cluster of hosts that are configured so, with short waits of healing.
+pub(super) fn formed(ctx: &mut Context, spec: &Spec) -> Result<Lab> {
+    let lab = ctx.lab(spec)?;
     for host in &lab.hosts {
         host.write(conf::DROP_IN, quick(&spec.conf.kubelet_args))?;
     }
     lab.start(&lab.hosts)?;
-    ctx.formed(&lab, &lab.hosts, usize::from(servers), 90)?;
+    ctx.formed(&lab, &lab.hosts, usize::from(spec.conf.servers), 90)?;
     // The healer must know every machine before one of them can be missed, and every server who votes.
     ctx.until("every server's Node says whose machine it is, and its ledger who votes", 30, || {
         let servers: Vec<&Host> = lab.hosts.iter().filter(|host| role(host) == "server").collect();

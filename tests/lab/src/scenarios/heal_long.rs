@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 use rand::Rng;
 
 use super::context::{Context, without};
-use super::heal::{FILLED, NOTICED, add, role, up, voters};
+use super::heal::{FILLED, NOTICED, add, formed, role, up, voters};
+use super::heal_shape::kubectl;
 use crate::faults::{Fault, Kind};
 use crate::host::Host;
 use crate::wait;
@@ -17,7 +18,10 @@ const LEARNER: u64 = 360;
 const ROUNDS: usize = 3;
 
 pub(super) fn rolling(ctx: &mut Context) -> Result<()> {
-    let mut lab = up(ctx, 3, 3)?;
+    // As a group of machines that come and go is configured: no address is worth naming, the network is swept.
+    let mut spec = ctx.spec(3, 3);
+    spec.conf.seeds.clear();
+    let mut lab = formed(ctx, &spec)?;
     let certificate = ctx.certificate(&lab.hosts)?;
     let mut living = lab.hosts.clone();
     let (mut next, mut took) = (4_u8, Vec::new());
@@ -188,5 +192,42 @@ pub(super) fn spare_fails(ctx: &mut Context) -> Result<()> {
         let status = bad.status().unwrap_or_default();
         Ok((status.phase == "serving" && status.node.role == "agent").then_some(()))
     })?;
+    Ok(())
+}
+
+/// After so long a deletion that does not end counts as stuck, beyond the grace.
+const STUCK: u64 = 60;
+
+pub(super) fn odd_nodes(ctx: &mut Context) -> Result<()> {
+    let lab = up(ctx, 5, 3)?;
+    let mut rest = lab.hosts.clone();
+    for (what, verb, changes, more) in [
+        // k3s does not know it for a server, and keeps its member when the Node goes.
+        (
+            "unlabelled",
+            "label",
+            "node-role.kubernetes.io/etcd- node-role.kubernetes.io/control-plane- node-role.kubernetes.io/master-",
+            0,
+        ),
+        // k3s needs this to remove the member, and tries for ever: the Node's deletion does not end.
+        ("stuck", "annotate", "etcd.k3s.cattle.io/node-name-", STUCK),
+    ] {
+        let dead = rest.iter().find(|host| role(host) == "server").context("no server")?.clone();
+        rest.retain(|host| host.index != dead.index);
+        let began = Instant::now();
+        dead.power_cut()?;
+        // The dead one may have led etcd: until another does, nothing is written.
+        let line = format!("k3s kubectl {verb} node {} {changes}", dead.name);
+        ctx.until("its Node is changed", 60, || Ok(kubectl(&rest, &line).is_ok().then_some(())))?;
+        let full = |names: &[String]| names.len() == 3 && !names.contains(&dead.name);
+        let said = format!("{} ({what}) is removed, and a spare votes in its place", dead.name);
+        voters(ctx, &rest, &full, &said, NOTICED + more + FILLED)?;
+        ctx.fact_seconds(&format!("{what}_replaced_seconds"), began);
+        ctx.formed(&lab, &rest, 3, 60)?;
+        let told = format!("remove-member.*{0}|{0}.*remove-member", dead.name);
+        let log = format!("muster log --output json | grep -qE '{told}'");
+        let logged = rest.iter().any(|host| host.shell(&log).is_ok());
+        ensure!(logged, "no decision log tells that etcd was told to remove {}", dead.name);
+    }
     Ok(())
 }

@@ -179,7 +179,7 @@ pub(super) fn member_without_node(ctx: &mut Context) -> Result<()> {
 }
 
 /// Asks whichever of them answers.
-fn kubectl(hosts: &[Host], line: &str) -> Result<String> {
+pub(super) fn kubectl(hosts: &[Host], line: &str) -> Result<String> {
     let servers = hosts.iter().filter(|host| role(host) == "server");
     let mut last = None;
     for host in servers {

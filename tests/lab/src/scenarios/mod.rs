@@ -353,6 +353,11 @@ pub const LONG: &[Scenario] = &[
         run: heal_long::five_lose_two,
     },
     Scenario {
+        name: "heal-odd-nodes",
+        about: "a dead server's Node has lost k3s's labels, another's deletion never ends: etcd itself removes both members",
+        run: heal_long::odd_nodes,
+    },
+    Scenario {
         name: "heal-flapping",
         about: "the link of a server comes and goes: it is never removed",
         run: heal_long::flapping,
