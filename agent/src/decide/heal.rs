@@ -13,12 +13,16 @@ use crate::heal::quorum::{self, Change, majority};
 use crate::heal::{self, Input, Order, Own, Remedy};
 use crate::ledger::{Data, Record};
 
+/// How long an agent that leaves waits for a server that answers, so that its pods can be moved first: longer than k3s's own way to
+/// another server takes, and shorter than the notice of two minutes that clouds give.
+const UNHEARD: Duration = Duration::from_secs(30);
+
 /// An agent that was ordered to become a server.
 pub(super) fn promoted(seen: &Observed, settings: &Settings, certificate: &Certificate) -> Option<Plan> {
     if seen.heal.order != Some(Order::Server) || settings.role == WantedRole::Agent {
         return None;
     }
-    if let Some(why) = seen.host.blocks_server.first() {
+    if let Some(why) = super::late::unfit(seen) {
         let detail = format!("ordered to become a server, and none may run here: {}", why.detail);
         let next = "another spare is tried when the order is taken back";
         return Some(waits(Phase::Serving, Why::new("host-unfit-for-server", detail, next), STEADY));
@@ -57,8 +61,23 @@ pub(super) fn leaves(seen: &Observed, role: Role, certificate: &Certificate) -> 
     };
     if role == Role::Agent {
         let own = Some(&seen.node.name);
-        // Who cannot ask Kubernetes does not wait for it either: its pods go down with k3s, and start elsewhere.
-        if seen.heal.drained.as_ref() != own && matches!(seen.k3s.ready, Known::Yes(_)) {
+        let drained = seen.heal.drained.as_ref() == own;
+        if !drained && matches!(seen.k3s.ready, Known::Unknown(_)) {
+            // Who hears nothing of Kubernetes asks on for a while, and then does not wait for it: its pods start elsewhere when others
+            // take this machine for dead.
+            let asked =
+                seen.heal.unheard_since.map_or(Duration::ZERO, |since| seen.now.saturating_sub(since));
+            if let Some(left) = UNHEARD.checked_sub(asked).filter(|left| !left.is_zero()) {
+                let detail =
+                    format!("this agent leaves ({}), and no server answers for its Node", request.reason);
+                let next = format!(
+                    "asked for {} s more; then it leaves without moving its pods",
+                    left.as_secs() + 1
+                );
+                return Some(Ok(waits(Phase::Degraded, Why::new("leaving", detail, next), SOON)));
+            }
+        }
+        if !drained && matches!(seen.k3s.ready, Known::Yes(_)) {
             let detail = format!("this agent leaves: {}", request.reason);
             let why = Why::new("leaving", detail, "its pods move away, then k3s is stopped here");
             let remedy = Remedy::DrainSelf { name: seen.node.name.clone() };

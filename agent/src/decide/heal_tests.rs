@@ -348,9 +348,58 @@ fn an_agent_that_leaves_moves_its_pods_away_first() {
     let mut drained = seen.clone();
     (drained.heal.draining, drained.heal.drained) = (None, Some("node1".into()));
     assert!(discards(&decide(&drained, &ours)));
-    // Nobody answers for Kubernetes.
-    seen.k3s.ready = Known::unknown("this node's Node", "no answer");
-    assert!(discards(&decide(&seen, &ours)));
+    // Nobody answers for Kubernetes: it asks for a while, and goes then.
+    seen.heal.draining = None;
+    for (ready, asked, goes) in [
+        (Known::unknown("this node's Node", "no answer"), None, false),
+        (Known::unknown("this node's Node", "no answer"), Some(29), false),
+        (Known::unknown("this node's Node", "no answer"), Some(30), true),
+        // There is no Node, so there are no pods.
+        (Known::Absent, None, true),
+    ] {
+        seen.k3s.ready = ready;
+        seen.now = Duration::from_secs(500);
+        seen.heal.unheard_since = asked.map(|asked| seen.now - Duration::from_secs(asked));
+        let plan = decide(&seen, &ours);
+        assert_eq!(discards(&plan), goes, "{asked:?}");
+        if !goes {
+            assert_eq!((rule(&plan), plan.acts.len()), ("leaving", 0), "{asked:?}");
+        }
+    }
+}
+
+#[test]
+fn ages_begin_with_what_is_seen_and_an_unread_list_keeps_them() {
+    let ours = settings(&[]);
+    let (mut seen, _) = healer(&ours);
+    seen.heal.leave = Some(LeaveRequest { reason: "workshop".into() });
+    seen.k3s.members = Known::Yes(vec![listed(1, 1), listed(2, 2)]);
+    let at = Duration::from_secs;
+    let no_answer = || Known::unknown("this node's Node", "no answer");
+    let nodes = seen.heal.nodes.clone();
+    let unread = Known::unknown("the Nodes", "no answer");
+    let mut watch = crate::heal::Watch::default();
+    // Seconds, Nodes, Ready; then: since when node2 has its verdict, there are too few voters, and nothing is heard; verdicts or none.
+    for (now, nodes, ready, judged, uneven, unheard) in [
+        (1, &nodes, Known::Yes(true), true, Some(at(1)), None),
+        (2, &unread, no_answer(), false, Some(at(1)), Some(at(2))),
+        (3, &nodes, no_answer(), true, Some(at(1)), Some(at(2))),
+        (4, &nodes, Known::Absent, true, Some(at(1)), None),
+        (5, &nodes, no_answer(), true, Some(at(1)), Some(at(5))),
+    ] {
+        (seen.now, seen.k3s.ready) = (at(now), ready);
+        let mut heal =
+            HealSeen { nodes: nodes.clone(), leave: seen.heal.leave.clone(), ..HealSeen::default() };
+        let verdicts = watch.take(&seen, &mut heal, 3);
+        assert_eq!(verdicts.is_some(), judged, "{now}");
+        assert_eq!((heal.uneven_since, heal.unheard_since), (uneven, unheard), "{now}");
+        assert_eq!(heal.since["node2"].1, at(1), "{now}");
+    }
+    // Nobody asked it to leave.
+    let mut heal = HealSeen::default();
+    seen.now = at(6);
+    watch.take(&seen, &mut heal, 3);
+    assert_eq!(heal.unheard_since, None);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! With a certificate: take a role, join one at a time, serve, and say what is missing.
 
 use super::heal;
+use super::late;
 use super::removed;
 use super::roles::{self, Choice};
 use super::way;
@@ -26,7 +27,12 @@ pub(super) fn decide(seen: &Observed, settings: &Settings, certificate: &Certifi
                 format!("its data is of cluster {}, which is not the one that was chosen", cluster.short()),
             )
         }
-        Data::Joining { role, .. } => joining(seen, settings, *role, certificate),
+        Data::Joining { role, .. } => {
+            let mut plan = joining(seen, settings, *role, certificate);
+            let asks = late::asks(seen, settings, certificate).filter(|ask| !plan.acts.contains(ask));
+            plan.acts.extend(asks.filter(|_| plan.commit.is_none()));
+            plan
+        }
         Data::Member { role, .. } => member(seen, settings, *role, certificate),
         // Handled before, as what parks is; kept for the moment at which something else stands in its way.
         Data::Recovering { number, .. } => {
@@ -158,8 +164,9 @@ fn joining(seen: &Observed, settings: &Settings, role: Role, certificate: &Certi
         return discard(seen, "asked to leave while it was on its way in".to_owned());
     }
     if role == Role::Server
-        && let Some(plan) =
-            removed::removed(seen, certificate).or_else(|| heal::superfluous(seen, settings, certificate))
+        && let Some(plan) = removed::removed(seen, certificate)
+            .or_else(|| heal::superfluous(seen, settings, certificate))
+            .or_else(|| late::gives_up(seen, settings))
     {
         return plan;
     }
@@ -374,6 +381,7 @@ fn member(seen: &Observed, settings: &Settings, role: Role, certificate: &Certif
         // Last: its guard may refuse for as long as that machine asks, and no other step waits for that.
         plan.acts.extend(newcomers_node);
         plan.why.extend(refused);
+        plan.why.extend(late::gave_up(seen).filter(|_| role == Role::Agent));
         if settings.role == WantedRole::Server && role == Role::Agent {
             let detail = format!("role = \"server\", and {} servers are wanted and there", settings.servers);
             plan.why.push(Why::new("servers-full", detail, "this node serves as an agent"));

@@ -9,6 +9,7 @@ mod fence;
 mod fold;
 mod heal;
 mod join;
+mod late;
 mod observed;
 mod plan;
 mod recover;
@@ -22,6 +23,7 @@ mod way;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use late::GAVE_UP;
 pub use observed::{
     AnnulRequest, Binary, DiscoverySeen, HostSeen, K3sSeen, MemberSeen, NodeFacts, Observed, SourceSeen,
     UnitSeen, Watch,
@@ -62,7 +64,7 @@ pub fn decide(seen: &Observed, settings: &Settings) -> Plan {
     }
     remember(seen, &mut plan);
     plan.role = role_of(&seen.record);
-    plan.eligible = plan.phase != Phase::Parked && may_vote(seen, settings);
+    plan.eligible = plan.phase != Phase::Parked && may_vote(seen, settings) && late::gave_up(seen).is_none();
     // The host and the binary are prepared while the peers are still being looked for.
     if plan.commit.is_none() && plan.phase != Phase::Parked {
         if !seen.host.prepared {

@@ -156,6 +156,10 @@ pub struct Watch {
     pub out_since: Option<Duration>,
     /// Since when this machine's server runs, with etcd's log on its disk, and is not known to vote.
     pub voteless_since: Option<Duration>,
+    /// For how long this machine has tried to become a server of a cluster that serves; nothing is counted while it waits for others.
+    pub trying_for: Duration,
+    /// When it gave that up.
+    pub gave_up: Option<Duration>,
 }
 
 /// An etcd member.

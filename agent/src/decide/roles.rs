@@ -34,7 +34,7 @@ pub(super) fn choose(seen: &Observed, settings: &Settings, certificate: &Certifi
             Why::new("role-agent", "role = \"agent\" in the configuration", "joins as an agent"),
         );
     }
-    if let Some(why) = seen.host.blocks_server.first() {
+    if let Some(why) = super::late::unfit(seen) {
         let detail = format!("no server may run here: {}", why.detail);
         return Choice::Take(Role::Agent, Why::new("host-unfit-for-server", detail, "joins as an agent"));
     }

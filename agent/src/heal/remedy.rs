@@ -49,11 +49,11 @@ pub enum Remedy {
         /// What the verdict rests on.
         evidence: Vec<String>,
     },
-    /// Drain a surplus server and delete its Node; the machine then joins again as an agent.
+    /// Drain a surplus server and delete its Node, or remove its member where it has none; the machine then joins again as an agent.
     Demote {
         /// Its name.
         name: String,
-        /// The Node that was judged.
+        /// The Node that was judged; empty where there is none.
         uid: String,
     },
     /// Drain an agent and order it to become a server.

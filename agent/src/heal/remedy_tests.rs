@@ -394,6 +394,20 @@ fn servers_are_spread_over_zones() {
 }
 
 #[test]
+fn of_too_many_servers_one_without_a_node_goes_first() {
+    let mut world = world(4, 0);
+    world.seen.uneven_since = Some(Duration::ZERO);
+    assert_eq!(world.says(30), acts("surplus-demoted", 4));
+    world.nodes().retain(|node| node.name != name(2));
+    assert_eq!(world.says(29), waits("servers-surplus"));
+    assert_eq!(world.says(30), acts("surplus-demoted", 2));
+    // One that is not heard is not the one that goes, and nobody else goes beside it.
+    world.peers.get_mut(&id(2)).unwrap().live = false;
+    assert_ne!(world.says(30), acts("surplus-demoted", 2));
+    assert_ne!(world.says(30), acts("surplus-demoted", 4));
+}
+
+#[test]
 fn one_change_at_a_time() {
     // Somebody is on its way.
     let mut one = world(2, 2);

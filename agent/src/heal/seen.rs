@@ -107,6 +107,8 @@ pub struct HealSeen {
     pub strangers: BTreeMap<String, Duration>,
     /// Since when there have been too many, or too few servers.
     pub uneven_since: Option<Duration>,
+    /// Since when this machine, which was asked to leave, has heard nothing of its own Node.
+    pub unheard_since: Option<Duration>,
     /// Addresses whose machine is terminated for good, with who said so.
     pub terminated: BTreeMap<IpAddr, String>,
     /// Seconds until the first of this machine's own certificates of k3s ends.
@@ -150,6 +152,7 @@ impl Default for HealSeen {
             silent: BTreeMap::new(),
             strangers: BTreeMap::new(),
             uneven_since: None,
+            unheard_since: None,
             terminated: BTreeMap::new(),
             leaf_ends: Known::unknown("k3s's certificates", not_yet),
             turn: Known::unknown("the Lease kube-system/muster-restart", not_yet),

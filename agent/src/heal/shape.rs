@@ -16,24 +16,31 @@ use crate::gossip::{Claim, Role, WantedRole};
 pub(super) fn surplus(input: &Input<'_>, voters: usize) -> Advice {
     let detail = format!("{voters} servers vote and {} are wanted", input.target);
     let lasts = input.seen.uneven_since.map_or(Duration::ZERO, |since| input.now.saturating_sub(since));
-    let healthy = input.judged.iter().all(|one| one.verdict == Verdict::Healthy);
+    let mut living: Vec<&Claim> =
+        input.of_cluster().filter(|claim| claim.role == Role::Server && claim.voter == Some(true)).collect();
+    // A Node that was deleted without k3s's label leaves a member that goes on: it is not healthy, and it is the one to go.
+    let nodeless = |name: &str| input.seen.nodes.yes().is_some() && input.node(name).is_none();
+    let left = |name: &str| nodeless(name) && living.iter().any(|claim| claim.name == name);
+    let healthy = input.judged.iter().all(|one| one.verdict == Verdict::Healthy || left(&one.name));
     if lasts < SURPLUS || !healthy {
         let next = format!("one is demoted when all are healthy and this has lasted {} s", SURPLUS.as_secs());
         return Advice::wait(Why::new("servers-surplus", detail, next));
     }
-    let mut living: Vec<&Claim> =
-        input.of_cluster().filter(|claim| claim.role == Role::Server && claim.voter == Some(true)).collect();
-    // An unfit one goes first, then one of the fullest zone, then the least fit; among equals the one with the highest identity.
+    // One without a Node goes first, then an unfit one, then one of the fullest zone, then the least fit; among equals the one with the highest identity.
     let zones = input.zones();
     living.sort_by_key(|claim| {
         let rank = zones.rank(&claim.zone, claim.fitness.class);
-        (claim.wants == WantedRole::Server, rank, Reverse(claim.owner.clone()))
+        (!nodeless(&claim.name), claim.wants == WantedRole::Server, rank, Reverse(claim.owner.clone()))
     });
     for claim in living {
-        let Some(node) = input.node(&claim.name).filter(|node| !node.deleting) else { continue };
+        let uid = match input.node(&claim.name) {
+            Some(node) if !node.deleting => node.uid.clone(),
+            None if nodeless(&claim.name) => String::new(),
+            _ => continue,
+        };
         match quorum::allows(input.members, &input.alive(), &Change::RemoveLiving(&claim.name)) {
             Ok(()) => {
-                let remedy = Remedy::Demote { name: claim.name.clone(), uid: node.uid.clone() };
+                let remedy = Remedy::Demote { name: claim.name.clone(), uid };
                 let why =
                     Why::new("surplus-demoted", format!("{detail}: {}", claim.name), "it becomes an agent");
                 return Advice::act(why, remedy);

@@ -60,9 +60,14 @@ pub const ROWS: &[Row] = rows![
         | "nothing";
     "spare-failed": "a promoted machine is no member after `healing.patience-s`"
         | "its order's age, the member list"
-        | "the order is taken back and another spare is tried; the machine becomes an agent again once the servers are complete"
+        | "the order is taken back and another spare is tried; the machine gives up by itself (`server-start-failed`)"
         | ""
         | "look at that machine: `muster why`";
+    "server-start-failed": "a machine that was to be a server has tried for `healing.patience-s` and 30 s beside one that serves, and its etcd never ran"
+        | "its own clock; a list of members in which it does not vote"
+        | "it gives up, joins as an agent, and is no spare for ten minutes; its learner, which keeps others out, is removed by etcd's leader within five minutes"
+        | "never a voter, never one whose etcd has run"
+        | "look at that machine: `muster log` has the cause";
     "servers-missing": "fewer voters than `servers`, and no spare"
         | "the member list, the claims"
         | "none"

@@ -279,6 +279,9 @@ impl State {
                 out_since: None,
                 voteless_since: (machine.running && machine.data.is_some() && !self.votes(n))
                     .then_some(long_ago),
+                // How long a start may take is no part of this.
+                trying_for: Duration::ZERO,
+                gave_up: None,
             },
             checks,
             members: asked

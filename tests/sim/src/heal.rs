@@ -3,14 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use muster::core::{Known, NodeId, recovery};
+use muster::core::{Known, NodeId};
 use muster::decide::{Act, K3sSeen, MemberSeen, Observed};
 use muster::engine::Outcome;
 use muster::gossip::Role;
 use muster::heal::quorum::{self, Change};
-use muster::heal::{
-    HealSeen, Holder, Order, Own, Reach, Remedy, is_left_behind, judge, on_their_way, strangers,
-};
+use muster::heal::{HealSeen, Holder, Order, Reach, Remedy, is_left_behind};
 use muster::ledger::Data as Kept;
 
 use crate::control::Control;
@@ -92,39 +90,9 @@ impl One<'_> {
         if control == Control::UnknownIsDead {
             unknown_is_dead(&mut heal);
         }
-        let watch = &mut machine.healer.watch;
-        let silent = seen.peers.peers.values().filter(|peer| !peer.live).map(|peer| &peer.claim.owner);
-        watch.silent(seen.now, silent);
-        if let Some(certificate) = &seen.record.certificate {
-            let (peers, recovery) = (&seen.peers.peers, recovery::number(seen.record.recovery.as_ref()));
-            let strangers = members.map(|list| strangers(list, peers, &certificate.cluster_id, recovery));
-            watch.strangers(seen.now, strangers);
-        }
-        // An unread list keeps the ages: unknown is no other verdict.
-        if let (Some(members), Some(certificate), Known::Yes(_)) =
-            (members, &seen.record.certificate, &heal.nodes)
-        {
-            let own = Own { id: &seen.node.id, name: &seen.node.name };
-            let judged = judge(own, members, &seen.peers.peers, &heal);
-            let ordered = heal.nodes.yes().into_iter().flatten().filter(|node| node.order.is_some());
-            let coming =
-                on_their_way(&seen.peers.peers, &certificate.cluster_id, &certificate.first_servers, members);
-            let on_way: BTreeSet<&str> = ordered
-                .map(|node| node.name.as_str())
-                .chain(coming.map(|claim| claim.name.as_str()))
-                .collect();
-            let voters = members.iter().filter(|member| !member.learner).count();
-            let target = self.world.settings[usize::from(number) - 1].servers;
-            let watch = &mut self.world.machine(number).healer.watch;
-            watch.look(
-                seen.now,
-                judged.iter().map(|one| (one.name.as_str(), one.verdict)),
-                on_way,
-                Some(voters.cmp(&target)),
-            );
-        }
+        let target = self.world.settings[usize::from(number) - 1].servers;
         let healer = &mut self.world.machine(number).healer;
-        healer.watch.fill(&mut heal);
+        healer.watch.take(seen, &mut heal, target);
         if control == Control::NoGrace {
             for (_, since) in heal.since.values_mut() {
                 *since = Duration::ZERO;

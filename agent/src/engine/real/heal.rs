@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use super::survey::{Questions, Surveyor};
 use super::{Real, chain, lock};
-use crate::core::recovery::number;
 use crate::core::{Known, NodeId, Why};
 use crate::decide::{MemberSeen, Observed};
 use crate::edge::{clock, fs};
@@ -17,8 +16,8 @@ use crate::engine::Outcome;
 use crate::gossip::Role;
 use crate::heal::quorum::{self, Change};
 use crate::heal::{
-    CORDONED, HealSeen, IDENTITY, Judged, LeaveRequest, ORDER, Order, Own, RENEW_BEFORE, Reach, Remedy,
-    Verdict, judge, on_their_way, renewal_due, strangers,
+    CORDONED, HealSeen, IDENTITY, Judged, LeaveRequest, ORDER, Order, RENEW_BEFORE, Reach, Remedy, Verdict,
+    renewal_due,
 };
 use crate::k3s::K3sRole;
 use crate::k3s::etcd::EtcdApi;
@@ -88,35 +87,9 @@ impl Real {
                 heal.order = live.node.yes().and_then(order);
             }
         }
-        let silent = seen.peers.peers.values().filter(|peer| !peer.live).map(|peer| &peer.claim.owner);
-        self.healing.silent(seen.now, silent);
-        if let Some(certificate) = &record.certificate {
-            let (peers, recovery) = (&seen.peers.peers, number(record.recovery.as_ref()));
-            let strangers = members.map(|list| strangers(list, peers, &certificate.cluster_id, recovery));
-            self.healing.strangers(seen.now, strangers);
-        }
-        // An unread list keeps the ages: unknown is no other verdict.
-        if let (Some(members), Some(certificate), Known::Yes(_)) = (members, &record.certificate, &heal.nodes)
-        {
-            let own = Own { id: &seen.node.id, name: &seen.node.name };
-            let judged = judge(own, members, &seen.peers.peers, &heal);
-            let ordered = heal.nodes.yes().into_iter().flatten().filter(|node| node.order.is_some());
-            let coming =
-                on_their_way(&seen.peers.peers, &certificate.cluster_id, &certificate.first_servers, members);
-            let on_way: BTreeSet<&str> = ordered
-                .map(|node| node.name.as_str())
-                .chain(coming.map(|claim| claim.name.as_str()))
-                .collect();
-            let voters = members.iter().filter(|member| !member.learner).count();
+        if let Some(judged) = self.healing.take(seen, &mut heal, self.settings.servers) {
             self.note_verdicts(&judged);
-            self.healing.look(
-                seen.now,
-                judged.iter().map(|one| (one.name.as_str(), one.verdict)),
-                on_way,
-                Some(voters.cmp(&self.settings.servers)),
-            );
         }
-        self.healing.fill(&mut heal);
         seen.heal = heal;
     }
 
