@@ -406,7 +406,13 @@ impl World {
                             && self.member_up(m.number, cluster)
                             && self.quorate(m.number, cluster)
                     });
-                seen.agent_unit = Known::Yes(unit(served));
+                // Which unit starts again follows from the file that it was started with, not from what an earlier one left.
+                let as_server = matches!(&machine.disk.config, Some(wanted) if wanted.role() == Role::Server);
+                if machine.k3s.is_none() && as_server {
+                    seen.server_unit = Known::Yes(unit(false));
+                } else {
+                    seen.agent_unit = Known::Yes(unit(served));
+                }
                 if machine.k3s.is_some() {
                     seen.ready = Known::Yes(served);
                 }
