@@ -66,8 +66,12 @@ fn fenced(seen: &Observed, settings: &Settings) -> Option<(Phase, Why)> {
         if !sources.is_empty() {
             detail.push_str(&format!("; asked: {}", sources.join("; ")));
         }
-        let next = "every source is asked again and again; check the token and the cluster name, what muster discover shows, and UDP on \
-                    the gossip port";
+        let mut next = "every source is asked again and again; check the token and the cluster name, what muster discover shows, and UDP on \
+                        the gossip port"
+            .to_owned();
+        if !settings.seeds.is_empty() {
+            next.push_str("; if the machines named as seeds are gone for good, name living ones, or none and the network is swept");
+        }
         return Some((Phase::Seeking, Why::new("no-peer-answers", detail, next)));
     }
     let live = || seen.peers.peers.values().filter(|peer| peer.live);
