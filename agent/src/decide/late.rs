@@ -40,11 +40,8 @@ pub(super) fn gives_up(seen: &Observed, settings: &Settings) -> Option<Plan> {
         return None;
     }
     let members = seen.members.yes()?;
-    let is_this = |member: &&super::MemberSeen| {
-        member.node == seen.node.name || (member.node.is_empty() && member.address == Some(seen.node.address))
-    };
     let mut voters = members.iter().filter(|member| !member.learner).peekable();
-    if voters.peek().is_none() || voters.any(|member| is_this(&member)) {
+    if voters.peek().is_none() || voters.any(|member| roles::is_this(seen, member)) {
         return None;
     }
     let cause = seen.k3s.trouble.first().map_or("k3s does not come up", |why| why.detail.as_str());

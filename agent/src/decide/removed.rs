@@ -104,11 +104,7 @@ pub(super) fn removed(seen: &Observed, certificate: &Certificate) -> Option<Plan
     if !members.iter().any(|member| !member.learner) {
         return asking(format!("{said}; {} lists no voters", server.name));
     }
-    // One that has not written its name yet is known by its place.
-    let is_this = |member: &&super::MemberSeen| {
-        member.node == seen.node.name || (member.node.is_empty() && member.address == Some(seen.node.address))
-    };
-    let reason = match members.iter().find(is_this) {
+    let reason = match members.iter().find(|member| roles::is_this(seen, member)) {
         None if !tombstone
             && !moved
             && !voteless

@@ -100,6 +100,11 @@ pub(super) fn choose(seen: &Observed, settings: &Settings, certificate: &Certifi
     Choice::Take(Role::Agent, full(settings, taken + better))
 }
 
+/// Whether a member is this machine: one that has not written its name yet is known by its place.
+pub(super) fn is_this(seen: &Observed, member: &MemberSeen) -> bool {
+    member.node == seen.node.name || (member.node.is_empty() && member.address == Some(seen.node.address))
+}
+
 /// Why this node may not join yet, if a member of its name is still in the list.
 pub(super) fn name_held(seen: &Observed, members: &[MemberSeen]) -> Option<Why> {
     let member = members.iter().find(|member| member.node == seen.node.name)?;
