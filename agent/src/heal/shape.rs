@@ -26,7 +26,8 @@ pub(super) fn surplus(input: &Input<'_>, voters: usize) -> Advice {
         let next = format!("one is demoted when all are healthy and this has lasted {} s", SURPLUS.as_secs());
         return Advice::wait(Why::new("servers-surplus", detail, next));
     }
-    // One without a Node goes first, then an unfit one, then one of the fullest zone, then the least fit; among equals the one with the highest identity.
+    // One without a Node goes first, then an unfit one, then one of the fullest zone, then the least fit; among equals the one with
+    // the highest identity.
     let zones = input.zones();
     living.sort_by_key(|claim| {
         let rank = zones.rank(&claim.zone, claim.fitness.class);
