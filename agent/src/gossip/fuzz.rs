@@ -39,7 +39,10 @@ pub(crate) fn message(data: &[u8]) {
     }
 }
 
-/// A member with the key says anything, in up to six messages; afterwards the node still gossips, whatever became of its chitchat.
+/// Messages that the member of the target below says at most.
+pub(crate) const MEMBER_SAYS: usize = 6;
+
+/// A member with the key says anything in a few messages; afterwards the node still gossips, whatever became of its chitchat.
 pub(crate) fn member(data: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(async {
@@ -61,7 +64,7 @@ pub(crate) fn member(data: &[u8]) {
         gossip.publish(&claim(gossip.node_id(), 1, 1), &parameters()).expect("a claim");
         let mut rogue = Rogue::new(&network).await;
         let mut tape = Tape(data);
-        for _ in 0..6 {
+        for _ in 0..MEMBER_SAYS {
             if tape.is_over() {
                 break;
             }
