@@ -20,7 +20,7 @@ pub(super) struct ScenarioArgs {
     #[arg(long)]
     seed: Option<u64>,
     /// How many run at the same time; most of a scenario is waiting.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     jobs: usize,
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
