@@ -282,6 +282,35 @@ fn what_ends_k3s_stands_first_while_a_founding_waits_for_it() {
 }
 
 #[test]
+fn nothing_is_founded_on_data_or_where_data_may_be() {
+    let told = settings(&[("MUSTER_SERVERS", "1"), ("MUSTER_ROLE", "server")]);
+    let founds = |look: fn(&mut Observed)| {
+        let mut seen = alone(&told);
+        record(&mut seen).heard.insert(id(1));
+        look(&mut seen);
+        let mut plan = decide(&seen, &told);
+        while let Some(next) = plan.commit.take() {
+            seen.record = std::sync::Arc::new(*next);
+            plan = decide(&seen, &told);
+        }
+        (matches!(seen.record.data, Data::Provisional { .. }), rule(&plan).to_owned())
+    };
+    assert!(founds(|_| {}).0);
+    for (rule, look) in [
+        ("unclaimed-data", (|seen| seen.k3s.server_data = Known::Yes(())) as fn(&mut Observed)),
+        ("data-unknown", |seen| seen.k3s.server_data = unread()),
+        ("data-not-empty", |seen| seen.k3s.agent_data = Known::Yes(())),
+        ("data-not-empty", |seen| seen.k3s.agent_data = unread()),
+    ] {
+        assert_eq!(founds(look), (false, rule.to_owned()));
+    }
+}
+
+fn unread() -> Known<()> {
+    Known::unknown("the data directory", "an input/output error")
+}
+
+#[test]
 fn a_certificate_in_gossip_is_stored_and_ends_every_founding() {
     let ours = settings(&[]);
     let mut seen = alone(&ours);
@@ -309,6 +338,24 @@ fn two_certificates_of_one_era_freeze_everything() {
         (rule(&plan), plan.phase, &plan.commit, plan.acts.len()),
         ("two-clusters", Phase::Parked, &None, 0)
     );
+}
+
+/// The next era begins with the annulment of this one, which every claim of it carries; a certificate alone opens none.
+#[test]
+fn a_certificate_of_another_era_is_not_stored_and_clashes_with_none() {
+    let ours = settings(&[]);
+    for era in [0, 2] {
+        let other = || Certificate { era, ..certificate(3) };
+        let mut seen = alone(&ours);
+        hears(&mut seen, server(3, &other(), &ours), &ours);
+        let plan = decide(&seen, &ours);
+        let stored = plan.commit.as_ref().is_some_and(|next| next.certificate.is_some());
+        assert!(!stored, "era {era}: {}", rule(&plan));
+        let (mut seen, _) = certified(&ours);
+        hears(&mut seen, server(3, &other(), &ours), &ours);
+        let plan = decide(&seen, &ours);
+        assert_ne!((rule(&plan), plan.phase), ("two-clusters", Phase::Parked), "era {era}");
+    }
 }
 
 /// A node that knows the certificate of node 2, which serves.
