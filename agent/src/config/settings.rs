@@ -194,12 +194,13 @@ pub struct Healing {
 
 impl Default for Healing {
     /// Kubernetes moves pods away from a silent node after five minutes; so long a reboot may take. A k3s that joins needs one to
-    /// two minutes on a slow disk.
+    /// two minutes on a slow disk; one that cannot start must have given up before etcd's leader removes its learner, after five
+    /// minutes, since k3s adds it again in the same second.
     fn default() -> Self {
         Self {
             mode: HealingMode::Auto,
             grace: Duration::from_secs(300),
-            patience: Duration::from_secs(300),
+            patience: Duration::from_secs(240),
             drain: Duration::from_secs(60),
         }
     }

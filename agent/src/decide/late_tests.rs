@@ -30,6 +30,12 @@ fn discards(plan: &Plan) -> Option<&str> {
     }
 }
 
+/// etcd's leader removes a learner that learns nothing after five minutes (k3s' `learnerMaxStallTime`), and k3s adds it anew at once.
+#[test]
+fn by_default_it_gives_up_before_its_learner_is_removed() {
+    assert!(settings(&[]).healing.patience + MARGIN < Duration::from_secs(300));
+}
+
 #[test]
 fn it_gives_up_when_its_time_is_over_and_it_is_known_to_be_no_voter() {
     let ours = settings(&[]);

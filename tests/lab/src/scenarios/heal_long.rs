@@ -175,10 +175,6 @@ pub(super) fn spare_fails(ctx: &mut Context) -> Result<()> {
     let (bad, good) = (spares[0].clone(), spares[1].clone());
     // Its etcd's port is another program's: k3s starts again and again.
     bad.shell("systemd-run --unit=squatter python3 -c 'import socket,time; s=socket.socket(); s.bind((\"0.0.0.0\",2380)); s.listen(); time.sleep(9999)' || systemd-run --unit=squatter perl -MIO::Socket::INET -e 'my $s = IO::Socket::INET->new(LocalPort => 2380, Listen => 5); sleep 9999'")?;
-    for host in &lab.hosts {
-        host.write("/etc/muster/conf.d/60-patience.toml", "[healing]\npatience-s = 30\n")?;
-        host.shell("systemctl restart muster.service")?;
-    }
     let dead = lab.hosts.iter().find(|host| role(host) == "server").context("no server")?.clone();
     let rest = without(&lab, &dead);
     dead.power_cut()?;
