@@ -203,3 +203,7 @@ pub(super) fn reimaged(seen: &Observed) -> Option<(&Claim, bool)> {
         (!alive && newcomer.name != seen.node.name).then_some((newcomer, seen_dead))
     })
 }
+
+#[cfg(test)]
+#[path = "roles_tests.rs"]
+mod tests;
