@@ -1,6 +1,6 @@
 //! Which role a newcomer takes: every row is one look of node 1 at a cluster that node 2 founded.
 
-use super::super::tests::{address, alone, claim, hears, record, server, settings};
+use super::super::tests::{address, alone, claim, hears, record, server, settings, view};
 use super::*;
 use crate::founding::testing::{certificate, id};
 use crate::gossip::Fitness;
@@ -84,4 +84,38 @@ fn a_newcomer_takes_the_place_that_is_free_and_no_other() {
         let (choice, rule) = chosen(first_servers, facts);
         assert_eq!((choice, rule.as_str()), expected, "{what}");
     }
+}
+
+#[test]
+fn a_newcomer_is_taken_in_by_a_live_server_of_its_cluster_that_votes_and_answers() {
+    let ours = settings(&[]);
+    let born = certificate(2);
+    let older = Certificate { era: 0, ..certificate(9) };
+    let sound = |n: u8| server(n, &born, &ours);
+    let to = |claims: Vec<(Claim, bool)>| {
+        let mut seen = alone(&ours);
+        for (claim, live) in claims {
+            let owner = claim.owner.clone();
+            hears(&mut seen, claim, &ours);
+            view(&mut seen).peers.get_mut(&owner).unwrap().live = live;
+        }
+        target(&seen, &born).map(|claim| claim.name.clone())
+    };
+    let node = |name: &str| Some(name.to_owned());
+    assert_eq!(to(vec![(sound(3), true)]), node("node3"));
+    assert_eq!(to(vec![(sound(4), true), (sound(3), true)]), node("node3"), "the lowest identity");
+    assert_eq!(to(vec![(sound(3), true), (sound(2), true)]), node("node2"), "the founder first");
+    assert_eq!(to(vec![(sound(3), true), (sound(2), false)]), node("node3"), "a founder that is silent");
+    for (what, claim) in [
+        ("of another cluster", server(3, &older, &ours)),
+        ("without a certificate", Claim { certificate: None, ..sound(3) }),
+        ("a learner", Claim { voter: Some(false), ..sound(3) }),
+        ("whether it votes is not known", Claim { voter: None, ..sound(3) }),
+        ("its API is down", Claim { api: Some(false), ..sound(3) }),
+        ("its API is not known", Claim { api: None, ..sound(3) }),
+        ("an agent", Claim { role: Role::Agent, ..sound(3) }),
+    ] {
+        assert_eq!(to(vec![(claim, true)]), None, "{what}");
+    }
+    assert_eq!(to(vec![(sound(3), false)]), None, "silent");
 }
