@@ -190,6 +190,45 @@ fn without_a_certificate_each_obstacle_has_its_name() {
     }
 }
 
+/// What the others hold of this node is its own last word, or one before it.
+#[test]
+fn an_echo_that_is_not_ahead_is_no_clone() {
+    let ours = settings(&[]);
+    for (generation, counter, cloned) in
+        [(1, 5, false), (1, 4, false), (0, 9, false), (1, 6, true), (2, 0, true)]
+    {
+        let mut seen = alone(&ours);
+        view(&mut seen).echo = Some(Echo { generation, counter });
+        let rule = rule(&decide(&seen, &ours)).to_owned();
+        assert_eq!(rule == "identity-cloned", cloned, "{generation} {counter}: {rule}");
+    }
+}
+
+/// Data are unclaimed where nothing in the ledger can have made them, and where it is known whether k3s came from elsewhere.
+#[test]
+fn data_are_unclaimed_only_where_the_ledger_knows_of_none() {
+    let ours = settings(&[]);
+    type Change = fn(&mut Observed);
+    let rows: [(&str, Change, bool); 5] = [
+        ("nothing was ever founded here", |_| {}, true),
+        ("the host is not prepared yet", |seen| seen.host.prepared = false, false),
+        ("a certificate is known", |seen| record(seen).certificate = Some(certificate(2)), false),
+        (
+            "its own provisional ones",
+            |seen| record(seen).data = Data::Provisional { ballot: ballot(1, 1) },
+            false,
+        ),
+        ("whether there are any is not known", |seen| seen.k3s.server_data = unread(), false),
+    ];
+    for (what, change, unclaimed) in rows {
+        let mut seen = alone(&ours);
+        seen.k3s.server_data = Known::Yes(());
+        change(&mut seen);
+        let rule = rule(&decide(&seen, &ours)).to_owned();
+        assert_eq!(rule == "unclaimed-data", unclaimed, "{what}: {rule}");
+    }
+}
+
 #[test]
 fn a_group_that_may_outgrow_its_founders_is_named_where_this_node_may_found() {
     let named = |extra: &[(&str, &str)], max: Option<u32>| {
