@@ -178,3 +178,7 @@ fn discarding(seen: &Observed, reason: &str) -> Plan {
     let step = Act::Discard { number: seen.record.discarded.saturating_add(1) };
     acts(Phase::Joining, why("discarding"), vec![step], SOON)
 }
+
+#[cfg(test)]
+#[path = "fence_tests.rs"]
+mod tests;

@@ -438,3 +438,7 @@ fn serving(settings: &Settings, role: Role) -> Why {
     let word = if role == Role::Server { "server" } else { "agent" };
     Why::new("serving", format!("{word} of cluster {}", settings.cluster), "nothing to do")
 }
+
+#[cfg(test)]
+#[path = "join_tests.rs"]
+mod tests;
