@@ -155,9 +155,13 @@ fn in_use(seen: &Observed) -> Option<String> {
     let certificate = seen.record.certificate.as_ref()?;
     let Data::Member { cluster, .. } = &seen.record.data else { return None };
     let founder = certificate.founder == seen.node.id;
-    // Unknown is not alone: only a member list that shows this node alone lets a founder give its cluster up.
-    let alone = seen.k3s.members.yes().is_some_and(|members| members.len() <= 1);
-    (!founder || (seen.record.served && !alone)).then(|| cluster.short().to_owned())
+    // Unknown is not alone: only a member list that shows this node alone lets a founder give up a cluster that has served. One that
+    // shows another does not, whatever this node says of itself: the other may have come before it noticed that it serves.
+    let gives_up = match seen.k3s.members.yes().map(Vec::len) {
+        Some(members) => members <= 1,
+        None => !seen.record.served,
+    };
+    (!founder || !gives_up).then(|| cluster.short().to_owned())
 }
 
 fn discarding(seen: &Observed, reason: &str) -> Plan {
