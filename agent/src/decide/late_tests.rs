@@ -30,7 +30,7 @@ fn discards(plan: &Plan) -> Option<&str> {
     }
 }
 
-/// etcd's leader removes a learner that learns nothing after five minutes (k3s' `learnerMaxStallTime`), and k3s adds it anew at once.
+/// etcd's leader removes a learner without progress after five minutes (`Removed learner … from etcd cluster`), and k3s adds it anew.
 #[test]
 fn by_default_it_gives_up_before_its_learner_is_removed() {
     assert!(settings(&[]).healing.patience + MARGIN < Duration::from_secs(300));

@@ -204,7 +204,7 @@ fn an_echo_that_is_not_ahead_is_no_clone() {
     }
 }
 
-/// Data are unclaimed where nothing in the ledger can have made them, and where it is known whether k3s came from elsewhere.
+/// Data are unclaimed where nothing in the ledger can have made them, on a host that is prepared.
 #[test]
 fn data_are_unclaimed_only_where_the_ledger_knows_of_none() {
     let ours = settings(&[]);
