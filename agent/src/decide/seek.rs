@@ -9,7 +9,7 @@ use crate::config::{FoundingMode, Settings};
 use crate::core::{CaHash, Known, Phase, Why};
 use crate::decide::{Binary, K3sWanted, SourceSeen, UnitSeen};
 use crate::founding::{self, LiveCheck, Move, Other, Own, Proposal, Terms};
-use crate::gossip::{Role, WantedRole};
+use crate::gossip::{MOST_MEMBERS, Role, WantedRole};
 use crate::ledger::{Data, Record};
 
 /// Peers with other parameters that are named at most: one line must stay one.
@@ -61,6 +61,12 @@ fn fenced(seen: &Observed, settings: &Settings) -> Option<(Phase, Why)> {
         let mut detail = "no peer answers under this token".to_owned();
         if dropped > 0 {
             detail.push_str(&format!("; {dropped} datagrams arrived that it does not open"));
+        }
+        let crowded = seen.peers.counters.dropped_crowded;
+        if crowded > 0 {
+            detail.push_str(&format!(
+                "; {crowded} messages speak of more than {MOST_MEMBERS} members, and gossip carries no more"
+            ));
         }
         let sources: Vec<String> = seen.discovery.sources.iter().map(SourceSeen::state).collect();
         if !sources.is_empty() {

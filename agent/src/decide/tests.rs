@@ -190,6 +190,22 @@ fn without_a_certificate_each_obstacle_has_its_name() {
     }
 }
 
+#[test]
+fn who_hears_nobody_is_told_what_came_and_was_dropped() {
+    let ours = settings(&[]);
+    let detail = |unopened, crowded| {
+        let mut seen = alone(&ours);
+        view(&mut seen).counters.dropped_unopened = unopened;
+        view(&mut seen).counters.dropped_crowded = crowded;
+        let plan = decide(&seen, &ours);
+        assert_eq!(rule(&plan), "no-peer-answers");
+        plan.why[0].detail.clone()
+    };
+    assert!(!detail(0, 0).contains("datagrams") && !detail(0, 0).contains("600"));
+    assert!(detail(7, 0).contains("7 datagrams arrived that it does not open"));
+    assert!(detail(0, 9).contains("9 messages speak of more than 600 members"));
+}
+
 /// What the others hold of this node is its own last word, or one before it.
 #[test]
 fn an_echo_that_is_not_ahead_is_no_clone() {

@@ -34,5 +34,5 @@ pub use network::{GroupNetwork, MemoryNetwork, Network, UdpNetwork};
 pub use prober::Prober;
 pub use signed::Signer;
 pub use task::{Gossip, GossipConfig, NextGeneration, PublishError, StartError};
-pub use view::{Echo, GossipCounters, Peer, PeerView};
+pub use view::{Echo, GossipCounters, MOST_MEMBERS, Peer, PeerView};
 pub use window::SessionId;

@@ -1,4 +1,5 @@
-//! Putting sealed fragments together, within bounds in time, number and bytes.
+//! Putting sealed fragments together, within bounds in time, number and bytes. What is missing is asked for again a few times: a
+//! message is whole only with all of its fragments, and of sixty every one comes through a network that loses a tenth once in 550 times.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,6 +12,11 @@ const PER_SESSION: usize = 4;
 pub(super) const TOTAL_BYTES: usize = 4 * 1024 * 1024;
 /// Fragments of one message: one bit each in `Partial::got`.
 pub(super) const MAX_FRAGMENTS: u8 = 64;
+/// How long nothing of a message has come when the rest is asked for: its fragments are sent together. Doubled by every question that
+/// brings nothing, since the way there and back may be longer.
+const ASK_AFTER: Duration = Duration::from_millis(30);
+/// Times that the rest of one message is asked for.
+pub(super) const QUESTIONS: u8 = 10;
 
 /// Where a fragment belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +35,18 @@ struct Partial {
     bytes: usize,
     since: Duration,
     parts: Vec<Vec<u8>>,
+    asked: u8,
+    wait: Duration,
+    ask_at: Duration,
+}
+
+/// What of a message has not come: a bit for each fragment, the lowest for the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Missing {
+    /// The sender's number for the message.
+    pub(super) message: u32,
+    /// Its fragments that are missing.
+    pub(super) fragments: u64,
 }
 
 /// Unfinished messages of all sessions, by a session's key and the message's number.
@@ -59,7 +77,17 @@ impl<K: Copy + Eq + std::hash::Hash> Reassembly<K> {
         if !self.partials.contains_key(&key) {
             self.make_room(from);
             let parts = vec![Vec::new(); usize::from(count)];
-            self.partials.insert(key, Partial { count, got: 0, bytes: 0, since: now, parts });
+            let partial = Partial {
+                count,
+                got: 0,
+                bytes: 0,
+                since: now,
+                parts,
+                asked: 0,
+                wait: ASK_AFTER,
+                ask_at: now + ASK_AFTER,
+            };
+            self.partials.insert(key, partial);
         }
         while self.bytes + part.len() > TOTAL_BYTES {
             let oldest = self.oldest(|other| *other != key)?;
@@ -75,6 +103,8 @@ impl<K: Copy + Eq + std::hash::Hash> Reassembly<K> {
         }
         partial.got |= 1 << index;
         partial.bytes += part.len();
+        partial.wait = ASK_AFTER;
+        partial.ask_at = now + ASK_AFTER;
         partial.parts[usize::from(index)] = part.to_vec();
         self.bytes += part.len();
         if partial.got.count_ones() < u32::from(count) {
@@ -83,6 +113,28 @@ impl<K: Copy + Eq + std::hash::Hash> Reassembly<K> {
         let whole = self.partials.remove(&key)?;
         self.bytes -= whole.bytes;
         Some(whole.parts.concat())
+    }
+
+    /// When the rest of some message is to be asked for; none while nothing is missing that was not asked for often enough.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.partials.values().filter(|partial| partial.asked < QUESTIONS).map(|partial| partial.ask_at).min()
+    }
+
+    /// What is to be asked for now, and of whom. Each counts as asked for.
+    pub(super) fn missing(&mut self, now: Duration) -> Vec<(K, Missing)> {
+        self.expire(now);
+        let mut missing = Vec::new();
+        for ((from, message), partial) in &mut self.partials {
+            if partial.asked >= QUESTIONS || partial.ask_at > now {
+                continue;
+            }
+            partial.asked += 1;
+            partial.wait *= 2;
+            partial.ask_at = now + partial.wait;
+            let all = u64::MAX >> (MAX_FRAGMENTS - partial.count);
+            missing.push((*from, Missing { message: *message, fragments: all & !partial.got }));
+        }
+        missing
     }
 
     /// Forgets what a session left unfinished.
@@ -162,6 +214,48 @@ mod tests {
         let late = NOW + PATIENCE + Duration::from_millis(1);
         assert_eq!(reassembly.add(late, 1, place(9, 1, 2), b"b"), None);
         assert_eq!(reassembly.bytes, 1, "the first fragment is gone");
+    }
+
+    #[test]
+    fn what_is_missing_is_asked_for_when_nothing_more_comes_and_ten_times_at_most() {
+        let ms = Duration::from_millis;
+        let mut reassembly = Reassembly::new(100);
+        assert_eq!(reassembly.due(), None);
+        reassembly.add(NOW, 1, place(9, 1, 64), b"b");
+        reassembly.add(NOW + ms(20), 1, place(9, 3, 64), b"d");
+        reassembly.add(NOW + ms(25), 1, place(9, 3, 64), b"d");
+        assert_eq!(reassembly.due(), Some(NOW + ms(50)), "30 ms after the last that was new");
+        assert_eq!(reassembly.missing(NOW + ms(49)), []);
+        let missing = Missing { message: 9, fragments: !0b1010 };
+        assert_eq!(reassembly.missing(NOW + ms(50)), [(1, missing)]);
+        assert_eq!(reassembly.due(), Some(NOW + ms(110)), "twice as long after a question");
+        reassembly.add(NOW + ms(60), 1, place(9, 0, 64), b"a");
+        assert_eq!(reassembly.due(), Some(NOW + ms(90)), "an answer has come");
+        let mut asked = 1;
+        while let Some(due) = reassembly.due() {
+            assert_eq!(reassembly.missing(due).len(), 1);
+            asked += 1;
+            reassembly.add(due + ms(1), 1, place(9, 4 + asked, 64), b"x");
+        }
+        assert_eq!(asked, QUESTIONS);
+    }
+
+    #[test]
+    fn what_has_come_whole_or_is_given_up_is_not_asked_for() {
+        let mut reassembly = Reassembly::new(100);
+        reassembly.add(NOW, 1, place(1, 0, 2), b"a");
+        reassembly.add(NOW, 1, place(1, 1, 2), b"b");
+        assert_eq!(reassembly.due(), None, "whole");
+        reassembly.add(NOW, 1, place(2, 0, 2), b"a");
+        let late = NOW + PATIENCE + Duration::from_millis(1);
+        assert_eq!(
+            (reassembly.missing(late), reassembly.due(), reassembly.bytes),
+            (Vec::new(), None, 0),
+            "too late"
+        );
+        reassembly.add(late, 1, place(3, 0, 2), b"a");
+        reassembly.forget(1);
+        assert_eq!(reassembly.due(), None, "the session is gone");
     }
 
     #[test]

@@ -33,6 +33,13 @@ pub(in crate::gossip) fn fragments(data: &[u8]) {
             }
             assert!(rest.is_empty(), "more came out than went in");
         }
+        let missing = reassembly.missing(now);
+        assert!(reassembly.due().is_none_or(|due| due > now), "what was asked for is due again at once");
+        for (session, Missing { message, fragments }) in missing {
+            let partial = &reassembly.partials[&(session, message)];
+            assert!(fragments != 0 && fragments & partial.got == 0, "asked for what is there");
+            assert!(partial.asked <= QUESTIONS && partial.ask_at > now);
+        }
         let held: usize = reassembly.partials.values().map(|partial| partial.bytes).sum();
         assert_eq!(held, reassembly.bytes);
         assert!(held <= TOTAL_BYTES);

@@ -14,7 +14,7 @@ use super::network::Wire;
 use super::pace::{Dice, FANOUT, Pulse, Rounds};
 use super::task::{Command, Shared};
 use super::transport::{SealedTransport, add};
-use super::view::GossipCounters;
+use super::view::{GossipCounters, MOST_MEMBERS};
 use crate::core::NodeId;
 
 /// The same for everybody: clusters are told apart by their keys, not by this.
@@ -376,6 +376,12 @@ impl Driver {
         let replayed = now.dropped_replayed - before.dropped_replayed;
         let undecoded = now.dropped_undecoded - before.dropped_undecoded;
         let ignored = now.ignored_claims - before.ignored_claims;
+        if now.dropped_crowded > before.dropped_crowded {
+            tracing::warn!(
+                most = MOST_MEMBERS,
+                "members speak of more nodes than gossip carries: they do not hear each other; run fewer agents, or groups of their own"
+            );
+        }
         if unopened + replayed + undecoded + ignored > 0 {
             tracing::info!(unopened, replayed, undecoded, ignored, "gossip dropped in the last minute");
         }

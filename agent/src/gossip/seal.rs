@@ -11,7 +11,8 @@
 //! of it is delivered; the sender says its last message for that address again, this time with the challenge's cookie. The
 //! cookie is a MAC over session, address and a coarse tick, so the receiver remembers nothing meanwhile. A challenge counts only
 //! where it names a datagram that was sent to the very address it comes from a moment ago: it then proves its own session
-//! fresh, too, and first contact costs one extra round trip for both sides together.
+//! fresh, too, and first contact costs one extra round trip for both sides together. Fragments that were lost on the way are asked for
+//! by the receiver: see `repair`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -22,8 +23,8 @@ use ring::hmac;
 use zeroize::Zeroize;
 
 use super::envelope::{
-    COOKIE, HEADER, KIND_ANSWER, KIND_CHALLENGE, KIND_FRAGMENT, KIND_PROBE, KIND_WHOLE, Known, PIECE, Sealed,
-    TAG, VERSION, WITH_COOKIE, nonce, read_header, read_plain, unseal,
+    COOKIE, HEADER, KIND_ANSWER, KIND_CHALLENGE, KIND_FRAGMENT, KIND_MISSING, KIND_PROBE, KIND_WHOLE, Known,
+    PIECE, Sealed, TAG, VERSION, WITH_COOKIE, nonce, read_header, read_plain, unseal,
 };
 pub use super::envelope::{MAX_DATAGRAM, OVERHEAD};
 use super::keys::{GossipKeys, Ring};
@@ -71,6 +72,8 @@ pub enum Opened {
     Challenged,
     /// It was a challenge to something said a moment ago, which is said again.
     Answered,
+    /// It asked for lost fragments of a message to this address, which are said again where the message is still there.
+    Asked,
     /// It was a probe: it was answered, where this node has an address to tell.
     Probed,
     /// It answers a probe of a moment ago: this address is to be greeted.
@@ -101,6 +104,7 @@ pub struct Sealer {
     sessions: HashMap<Known, Session>,
     pending: Pending,
     reassembly: Reassembly<Known>,
+    said: repair::Said,
     next_message: u32,
     challenges_left: f64,
     challenges_at: Duration,
@@ -126,6 +130,7 @@ impl Sealer {
             sessions: HashMap::new(),
             pending: Pending::default(),
             reassembly: Reassembly::new(MAX_MESSAGE),
+            said: repair::Said::default(),
             next_message: 0,
             challenges_left: CHALLENGES,
             challenges_at: Duration::ZERO,
@@ -163,7 +168,7 @@ impl Sealer {
             return Err(SealError::TooLarge(message.len()));
         }
         let first = self.counter + 1;
-        self.seal_pieces(to, None, message, out)?;
+        self.seal_pieces(now, to, None, message, out)?;
         self.pending.sent(now, to, first..=self.counter, message);
         Ok(())
     }
@@ -206,10 +211,17 @@ impl Sealer {
         if sealed.cookie.is_some_and(|cookie| self.is_cookie(now, &sealed.known.1, from, cookie)) {
             self.admit(now, sealed.known, from, counter);
         } else if self.sessions.get(&known).is_none_or(|session| session.address != from) {
+            // Only who has met this node knows a message to ask about, and a challenge would be of no use to it.
+            if sealed.kind == KIND_MISSING {
+                return Opened::Replayed;
+            }
             return self.challenge(now, from, &sealed, out);
         } else if let Some(session) = self.sessions.get_mut(&known) {
             session.window.mark(counter);
             session.used = now;
+        }
+        if sealed.kind == KIND_MISSING {
+            return self.say_missing(now, from, sealed.body, out);
         }
         self.deliver(now, &sealed)
     }
@@ -295,7 +307,7 @@ impl Sealer {
         };
         self.admit(now, sealed.known, from, sealed.counter);
         let first = self.counter + 1;
-        if self.seal_pieces(from, Some(cookie), &message, out).is_err() {
+        if self.seal_pieces(now, from, Some(cookie), &message, out).is_err() {
             return Opened::Replayed;
         }
         self.pending.said_again(now, from, first..=self.counter, message);
@@ -304,30 +316,40 @@ impl Sealer {
 
     fn seal_pieces(
         &mut self,
+        now: Duration,
         to: SocketAddr,
         cookie: Option<&[u8]>,
         message: &[u8],
         out: &mut Vec<Datagram>,
     ) -> Result<(), SealError> {
-        let start = |kind: u8| {
-            let mut plain = Vec::with_capacity(MAX_DATAGRAM);
-            plain.push(kind | if cookie.is_some() { WITH_COOKIE } else { 0 });
-            plain.extend_from_slice(cookie.unwrap_or_default());
-            plain
-        };
         if message.len() <= PIECE + 6 {
-            let mut plain = start(KIND_WHOLE);
+            let mut plain = start(KIND_WHOLE, cookie);
             plain.extend_from_slice(message);
             let bytes = self.seal_one(&mut plain)?;
             out.push(Datagram { to, bytes });
             return Ok(());
         }
         self.next_message = self.next_message.wrapping_add(1);
+        self.said.keep(now, to, self.next_message, message);
+        self.seal_fragments(to, cookie, self.next_message, message, u64::MAX, out)
+    }
+
+    /// Seals those fragments of a message whose bits are set, the lowest for the first.
+    fn seal_fragments(
+        &mut self,
+        to: SocketAddr,
+        cookie: Option<&[u8]>,
+        number: u32,
+        message: &[u8],
+        which: u64,
+        out: &mut Vec<Datagram>,
+    ) -> Result<(), SealError> {
         let count = message.len().div_ceil(PIECE);
         let count = u8::try_from(count).map_err(|_| SealError::TooLarge(message.len()))?;
-        for (index, part) in (0_u8..count).zip(message.chunks(PIECE)) {
-            let mut plain = start(KIND_FRAGMENT);
-            plain.extend_from_slice(&self.next_message.to_be_bytes());
+        let fragments = (0_u8..count).zip(message.chunks(PIECE));
+        for (index, part) in fragments.filter(|(index, _)| which & (1 << index) != 0) {
+            let mut plain = start(KIND_FRAGMENT, cookie);
+            plain.extend_from_slice(&number.to_be_bytes());
             plain.extend_from_slice(&[index, count]);
             plain.extend_from_slice(part);
             let bytes = self.seal_one(&mut plain)?;
@@ -376,6 +398,14 @@ impl Sealer {
     }
 }
 
+/// The beginning of what is sealed.
+fn start(kind: u8, cookie: Option<&[u8]>) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(MAX_DATAGRAM);
+    plain.push(kind | if cookie.is_some() { WITH_COOKIE } else { 0 });
+    plain.extend_from_slice(cookie.unwrap_or_default());
+    plain
+}
+
 fn ticks(now: Duration) -> u64 {
     now.as_secs() / COOKIE_TICK.as_secs()
 }
@@ -384,6 +414,8 @@ const _: () = assert!(MAX_MESSAGE.div_ceil(PIECE) <= MAX_FRAGMENTS as usize);
 
 #[path = "probe.rs"]
 mod probe;
+#[path = "repair.rs"]
+mod repair;
 
 #[cfg(any(test, fuzzing))]
 #[path = "seal_fuzz.rs"]

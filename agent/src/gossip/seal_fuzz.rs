@@ -66,6 +66,10 @@ impl World {
                 assert!(out[0].bytes.len() <= 3 * bytes.len(), "a challenge amplifies");
             }
             Opened::Answered => assert!(!out.is_empty()),
+            Opened::Asked => {
+                assert!(self.taken.insert((node, bytes.to_vec())), "a question answered twice");
+                assert!(out.len() <= 64);
+            }
             Opened::Probed => {
                 assert_eq!(out.len(), 1);
                 assert!(out[0].bytes.len() <= bytes.len(), "an answer amplifies");
@@ -150,7 +154,13 @@ pub(in crate::gossip) fn datagram(data: &[u8]) {
                 world.receive(to, address(from), Some(from), &bytes);
             }
             _ => {
-                world.now += Duration::from_millis(u64::from(tape.byte()) * 100);
+                let wait = u64::from(tape.byte());
+                // The same byte for short and for long waits: what is missing is asked for after milliseconds.
+                world.now += Duration::from_millis(if wait < 100 { wait } else { (wait - 99) * 100 });
+                let mut questions = Vec::new();
+                world.nodes[from].ask(world.now, &mut questions);
+                assert!(questions.len() <= 4 * NODES, "a question for each unfinished message");
+                world.send(from, questions);
                 let seal = 1 + tape.below(3) as u8;
                 world.nodes[from].rotate(&ring(seal));
                 let probe = world.nodes[from].probe(world.now, address(from).ip(), address(to));

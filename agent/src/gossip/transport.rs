@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::network::Wire;
 use super::seal::{Datagram, MAX_DATAGRAM, Opened, Sealer};
-use super::view::GossipCounters;
+use super::view::{GossipCounters, MOST_MEMBERS};
 
 /// Replies waiting to be sent; more are dropped, as a network would.
 const MAX_OUTBOX: usize = 512;
@@ -26,8 +26,6 @@ const MAX_ERRORS: u32 = 64;
 /// Compressed blocks in one message. Each may unpack to 64 KiB; chitchat fills a block with 16 KiB, and its largest message holds some
 /// 25 of them. Without a bound one message unpacks to gigabytes.
 const MAX_BLOCKS: usize = 64;
-/// Members in one digest. chitchat asserts at about 890; a member that sends more does not mean well.
-const MAX_DIGEST: u16 = 600;
 
 /// Counters shared by the transport and its readers.
 #[derive(Debug, Default)]
@@ -39,7 +37,9 @@ pub(super) struct Counters {
     dropped_unopened: AtomicU64,
     dropped_replayed: AtomicU64,
     dropped_undecoded: AtomicU64,
+    dropped_crowded: AtomicU64,
     challenged: AtomicU64,
+    said_again: AtomicU64,
     send_failed: AtomicU64,
     probed: AtomicU64,
     pub(super) ignored_claims: AtomicU64,
@@ -61,9 +61,11 @@ impl Counters {
             dropped_unopened: read(&self.dropped_unopened),
             dropped_replayed: read(&self.dropped_replayed),
             challenged: read(&self.challenged),
+            said_again: read(&self.said_again),
             ignored_claims: read(&self.ignored_claims),
             restarts: read(&self.restarts),
             dropped_undecoded: read(&self.dropped_undecoded),
+            dropped_crowded: read(&self.dropped_crowded),
             send_failed: read(&self.send_failed),
             probed: read(&self.probed),
         }
@@ -243,7 +245,8 @@ impl SealedSocket {
             Opened::Message(bytes) => {
                 let message = decode(&bytes);
                 if message.is_none() {
-                    add(&counters.dropped_undecoded, 1);
+                    let crowded = is_crowded(&bytes);
+                    add(if crowded { &counters.dropped_crowded } else { &counters.dropped_undecoded }, 1);
                 }
                 return message;
             }
@@ -253,9 +256,18 @@ impl SealedSocket {
             Opened::Probed => add(&counters.probed, 1),
             // Nobody listens while no sweep runs.
             Opened::Here(address) => drop(self.link.here.send(address)),
+            Opened::Asked => add(&counters.said_again, 1),
             Opened::Partial | Opened::Answered | Opened::Own => {}
         }
         None
+    }
+
+    /// Asks for what is missing of messages that came in part.
+    fn ask(&mut self) {
+        let mut questions = Vec::new();
+        self.link.sealer().ask(self.link.now(), &mut questions);
+        let room = MAX_OUTBOX.saturating_sub(self.outbox.len());
+        self.outbox.extend(questions.into_iter().take(room));
     }
 }
 
@@ -287,7 +299,15 @@ impl Socket for SealedSocket {
         let mut errors = 0;
         loop {
             self.flush().await;
-            match self.wire.recv_from(&mut self.buffer).await {
+            let due = self.link.sealer().due().map(|due| self.link.started + due);
+            let received = tokio::select! {
+                received = self.wire.recv_from(&mut self.buffer) => received,
+                () = sleep_until(due) => {
+                    self.ask();
+                    continue;
+                }
+            };
+            match received {
                 Ok((length, from)) => {
                     errors = 0;
                     if let Some(message) = self.take(length, from) {
@@ -305,6 +325,13 @@ impl Socket for SealedSocket {
     }
 }
 
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Errors after which the socket gives nothing any more. Everything else is weather: ICMP messages, memory, firewalls.
 fn is_fatal(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADF | libc::ENOTSOCK | libc::EINVAL | libc::EFAULT))
@@ -313,13 +340,7 @@ fn is_fatal(error: &io::Error) -> bool {
 
 /// Reads a message; none for what chitchat does not understand, or would be harmed by.
 pub(super) fn decode(bytes: &[u8]) -> Option<ChitchatMessage> {
-    // Magic number, protocol version, type; SYN and SYN-ACK go on with the number of members in the digest.
-    if let [_, _, _, 0 | 1, low, high, ..] = bytes
-        && u16::from_le_bytes([*low, *high]) > MAX_DIGEST
-    {
-        return None;
-    }
-    if compressed_blocks(bytes)? > MAX_BLOCKS {
+    if is_crowded(bytes) || compressed_blocks(bytes)? > MAX_BLOCKS {
         return None;
     }
     // Only members get this far, but a decoder that panics would end the gossip all the same.
@@ -328,6 +349,12 @@ pub(super) fn decode(bytes: &[u8]) -> Option<ChitchatMessage> {
         ChitchatMessage::deserialize(&mut rest).ok().filter(|_| rest.is_empty())
     }));
     read.ok().flatten()
+}
+
+/// Whether a message speaks of more members than a digest may have.
+fn is_crowded(bytes: &[u8]) -> bool {
+    // Magic number, protocol version, type; SYN and SYN-ACK go on with the number of members in the digest.
+    matches!(bytes, [_, _, _, 0 | 1, low, high, ..] if u16::from_le_bytes([*low, *high]) > MOST_MEMBERS)
 }
 
 /// Counts the compressed blocks of a message without unpacking one; none when it ends before its blocks do.
@@ -409,7 +436,10 @@ mod tests {
         assert_eq!(decode(&[&good[..], b"x"].concat()), None);
         let mut digest = good;
         digest[3] = 0;
-        digest.extend_from_slice(&601_u16.to_le_bytes());
+        digest.extend_from_slice(&600_u16.to_le_bytes());
+        assert!(!is_crowded(&digest));
+        digest[4..6].copy_from_slice(&601_u16.to_le_bytes());
+        assert!(is_crowded(&digest));
         assert_eq!(decode(&digest), None);
     }
 

@@ -29,6 +29,10 @@ pub struct Echo {
     pub counter: u64,
 }
 
+/// Members of a group at most, those remembered as dead included: a message that speaks of more is dropped. chitchat asserts at about 890,
+/// at fewer with IPv6 addresses.
+pub const MOST_MEMBERS: u16 = 600;
+
 /// Datagram counters since the agent started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct GossipCounters {
@@ -46,6 +50,9 @@ pub struct GossipCounters {
     pub dropped_replayed: u64,
     /// Challenges sent to unknown sessions.
     pub challenged: u64,
+    /// Messages of which a peer had lost a part, and was sent it again.
+    #[serde(default)]
+    pub said_again: u64,
     /// Values ignored: unsigned, foreign, malformed or older than what is known.
     pub ignored_claims: u64,
     /// Times the gossip task was started again after it had died.
@@ -53,6 +60,9 @@ pub struct GossipCounters {
     /// Dropped after opening: not a message that this version understands.
     #[serde(default)]
     pub dropped_undecoded: u64,
+    /// Messages dropped because they speak of more than 600 members: such a group does not gossip.
+    #[serde(default)]
+    pub dropped_crowded: u64,
     /// Datagrams or messages that could not be sent.
     #[serde(default)]
     pub send_failed: u64,

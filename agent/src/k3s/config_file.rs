@@ -38,9 +38,11 @@ pub fn is_critical_key(key: &str) -> bool {
         || ["cluster-reset", "datastore-"].iter().any(|prefix| key.starts_with(prefix))
 }
 
-/// A key as k3s takes it: without dashes in front or the `+` that appends.
+/// A key as k3s takes it: without dashes in front or the `+` that appends. Blanks between them go, too: k3s would not know such a key,
+/// but one that looks like another is judged as that one.
 pub(crate) fn plain_key(key: &str) -> &str {
-    key.trim().trim_start_matches('-').trim_end_matches('+')
+    let key = key.trim_start_matches(|c: char| c == '-' || c.is_whitespace());
+    key.trim_end_matches(|c: char| c == '+' || c.is_whitespace())
 }
 
 /// The few keys of a configuration file that matter here, and a digest of the text. The text itself is not kept: an
@@ -217,6 +219,8 @@ mod tests {
             "cluster-reset-restore-path",
             "datastore-cafile",
             "token+",
+            "token +",
+            "- -server\t+ ",
             "node-ip+",
             "d",
         ] {

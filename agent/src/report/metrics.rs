@@ -95,7 +95,17 @@ fn gossip(page: &mut Page, status: &Status) {
         ("dropped_unopened", "Datagrams that opened under no key.", counters.dropped_unopened),
         ("dropped_replayed", "Datagrams seen before, or of no session.", counters.dropped_replayed),
         ("dropped_undecoded", "Datagrams that are no message of this version.", counters.dropped_undecoded),
+        (
+            "dropped_crowded",
+            "Messages that speak of more than 600 members: such a group does not gossip.",
+            counters.dropped_crowded,
+        ),
         ("challenged", "Challenges sent to unknown sessions.", counters.challenged),
+        (
+            "said_again",
+            "Messages of which a peer had lost a part, and was sent it again.",
+            counters.said_again,
+        ),
         ("ignored_claims", "Values unsigned, foreign, malformed or old.", counters.ignored_claims),
         ("send_failed", "Datagrams or messages that could not be sent.", counters.send_failed),
         ("restarts", "Restarts of the gossip task.", counters.restarts),

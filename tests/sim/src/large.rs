@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use muster::config::Timing;
 use muster::core::Phase;
+use muster::discovery::pace;
 use muster::founding::Parameters;
 use muster::gossip::{
-    Claim, Fitness, Gossip, GossipConfig, GossipKeys, MemoryNetwork, Role, Signer, WantedRole,
+    Claim, Fitness, Gossip, GossipConfig, GossipKeys, MemoryNetwork, PeerView, Role, Signer, WantedRole,
 };
 use ring::signature::Ed25519KeyPair;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::dice::Dice;
@@ -146,10 +148,7 @@ async fn start(n: usize, network: &MemoryNetwork) -> anyhow::Result<Gossip> {
 }
 
 /// Waits until this holds of every node; the moments at which it first held of one and of all.
-async fn until(
-    nodes: &[Gossip],
-    holds: impl Fn(&muster::gossip::PeerView) -> bool,
-) -> (Option<f64>, Option<f64>) {
+async fn until(nodes: &[Gossip], holds: impl Fn(&PeerView) -> bool) -> (Option<f64>, Option<f64>) {
     let began = Instant::now();
     let views: Vec<_> = nodes.iter().map(Gossip::view).collect();
     let mut done = vec![false; nodes.len()];
@@ -173,6 +172,19 @@ async fn until(
     (first, None)
 }
 
+/// Everybody is given the same seeds, as one image for all would, and greets them until somebody is there, at the pace of the agent's
+/// discovery: a first greeting is lost now and then, with all that it leads to.
+async fn greet_seeds<G: Fn(SocketAddr)>(nodes: Vec<(G, watch::Receiver<Arc<PeerView>>)>, seeds: usize) {
+    for times in 0.. {
+        let alone =
+            |view: &watch::Receiver<Arc<PeerView>>| !view.borrow().peers.values().any(|peer| peer.live);
+        for (greet, _) in nodes.iter().filter(|(_, view)| alone(view)) {
+            (0..seeds).for_each(|seed| greet(address(seed)));
+        }
+        tokio::time::sleep(pace::greeting(times)).await;
+    }
+}
+
 async fn group(size: usize, loss: u32) -> anyhow::Result<Row> {
     let network = MemoryNetwork::default();
     let bytes = Arc::new(AtomicU64::new(0));
@@ -187,13 +199,9 @@ async fn group(size: usize, loss: u32) -> anyhow::Result<Row> {
     for n in 0..size {
         nodes.push(start(n, &network).await?);
     }
-    // Everybody is given the same three seeds, as one image for all would.
-    for node in &nodes {
-        for seed in 0..size.min(3) {
-            node.meet(address(seed));
-        }
-    }
     let others = size - 1;
+    let greeters = nodes.iter().map(|node| (node.greeter(), node.view())).collect();
+    let greeting = tokio::spawn(greet_seeds(greeters, size.min(3)));
     let (_, converged) =
         until(&nodes, |view| view.peers.values().filter(|peer| peer.live).count() == others).await;
     // What is left of the burst of the beginning is no idling.
@@ -202,6 +210,7 @@ async fn group(size: usize, loss: u32) -> anyhow::Result<Row> {
     tokio::time::sleep(IDLE).await;
     let idle = (bytes.load(Ordering::Relaxed) - before) as f64;
     let busy = (processor() - busy).as_secs_f64();
+    greeting.abort();
     let dead = nodes.pop();
     let (mut first, mut last) = (None, None);
     if let Some(dead) = dead {
