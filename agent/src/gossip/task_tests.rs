@@ -106,6 +106,29 @@ async fn nodes_converge_in_memory() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lost_fragment_costs_milliseconds_and_not_the_message() {
+    let network = MemoryNetwork::default();
+    let nodes = in_memory(&network, 1..=2).await;
+    for node in &nodes {
+        until(node, "the other is live", |view| sees(view, 1)).await;
+    }
+    let large = AtomicU64::new(0);
+    network.set_fate(move |_, _, bytes| match bytes.len() {
+        // Of the fragments, but for a message's last, every third is lost, of those said again as well.
+        1_000.. if large.fetch_add(1, Ordering::SeqCst).is_multiple_of(3) => vec![],
+        _ => vec![Duration::from_millis(1)],
+    });
+    let mut dice = super::super::pace::Dice(1);
+    let why = (0..800).map(|_| format!("{:016x}", dice.roll())).collect();
+    let said = Claim { why, ..claim(nodes[0].node_id(), 1, 2) };
+    nodes[0].publish(&said, &parameters()).unwrap();
+    let id = nodes[0].node_id();
+    let took = until(&nodes[1], "the news has come", |view| view.peers[id].claim == said).await;
+    assert!(took < INTERVAL / 4, "{took:?}");
+    assert!(nodes[0].counters().said_again > 0, "nothing was lost: the case shows nothing");
+}
+
+#[tokio::test(start_paused = true)]
 async fn five_nodes_meet_in_milliseconds() {
     let network = MemoryNetwork::default();
     network.set_fate(|_, _, _| vec![Duration::from_millis(1)]);
