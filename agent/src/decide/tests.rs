@@ -593,6 +593,10 @@ fn a_reimaged_machine_is_let_in_only_when_its_old_self_is_dead_and_quorum_stays(
         nodes[0].deleting = true;
     }
     assert!(!removes(&beside), "node2 is being removed: one change at a time");
+    if let Known::Yes(nodes) = &mut beside.heal.nodes {
+        nodes[0].name = "node9".into();
+    }
+    assert!(removes(&beside), "node9 is no member: its Node's end changes no quorum");
     beside.heal.nodes = Known::unknown("the servers' Nodes", "no answer");
     assert!(!removes(&beside), "unknown is not none");
     view(&mut seen).peers.get_mut(&id(2)).unwrap().live = false;
