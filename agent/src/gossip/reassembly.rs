@@ -1,7 +1,7 @@
 //! Putting sealed fragments together, within bounds in time, number and bytes. What is missing is asked for again a few times: a
 //! message is whole only with all of its fragments, and of sixty every one comes through a network that loses a tenth once in 550 times.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 /// How long the rest of a message is waited for. Its sender says it again one gossip interval later.
@@ -17,6 +17,9 @@ pub(super) const MAX_FRAGMENTS: u8 = 64;
 const ASK_AFTER: Duration = Duration::from_millis(30);
 /// Times that the rest of one message is asked for.
 pub(super) const QUESTIONS: u8 = 10;
+/// Messages remembered as whole. Where the way is long, a question is asked twice and answered twice: what comes after the message was
+/// whole must not begin it anew, which would ask for all of it.
+const REMEMBERED: usize = 256;
 
 /// Where a fragment belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +55,7 @@ pub(super) struct Missing {
 /// Unfinished messages of all sessions, by a session's key and the message's number.
 pub(super) struct Reassembly<K> {
     partials: HashMap<(K, u32), Partial>,
+    whole: VecDeque<(K, u32)>,
     bytes: usize,
     largest: usize,
 }
@@ -59,7 +63,7 @@ pub(super) struct Reassembly<K> {
 impl<K: Copy + Eq + std::hash::Hash> Reassembly<K> {
     /// No message above `largest` bytes is put together.
     pub(super) fn new(largest: usize) -> Self {
-        Self { partials: HashMap::new(), bytes: 0, largest }
+        Self { partials: HashMap::new(), whole: VecDeque::new(), bytes: 0, largest }
     }
 
     /// Takes one fragment; gives the message when it was the last one missing. Fragments that contradict each other drop
@@ -71,6 +75,9 @@ impl<K: Copy + Eq + std::hash::Hash> Reassembly<K> {
         }
         self.expire(now);
         let key = (from, message);
+        if self.whole.contains(&key) {
+            return None;
+        }
         if self.partials.get(&key).is_some_and(|partial| partial.count != count) {
             self.drop_one(&key);
         }
@@ -112,6 +119,10 @@ impl<K: Copy + Eq + std::hash::Hash> Reassembly<K> {
         }
         let whole = self.partials.remove(&key)?;
         self.bytes -= whole.bytes;
+        self.whole.push_back(key);
+        if self.whole.len() > REMEMBERED {
+            self.whole.pop_front();
+        }
         Some(whole.parts.concat())
     }
 
@@ -246,6 +257,13 @@ mod tests {
         reassembly.add(NOW, 1, place(1, 0, 2), b"a");
         reassembly.add(NOW, 1, place(1, 1, 2), b"b");
         assert_eq!(reassembly.due(), None, "whole");
+        assert_eq!(reassembly.add(NOW, 1, place(1, 1, 2), b"b"), None);
+        assert_eq!(reassembly.due(), None, "a second answer begins nothing");
+        for message in 100..100 + 2 * REMEMBERED as u32 {
+            reassembly.add(NOW, 1, place(message, 0, 2), b"a");
+            reassembly.add(NOW, 1, place(message, 1, 2), b"b");
+        }
+        assert_eq!((reassembly.whole.len(), reassembly.bytes), (REMEMBERED, 0));
         reassembly.add(NOW, 1, place(2, 0, 2), b"a");
         let late = NOW + PATIENCE + Duration::from_millis(1);
         assert_eq!(

@@ -13,7 +13,7 @@ use super::knowledge::{CLAIM, PARAMETERS, Verdict};
 use super::network::Wire;
 use super::pace::{Dice, FANOUT, Pulse, Rounds};
 use super::task::{Command, Shared};
-use super::transport::{SealedTransport, add};
+use super::transport::{SealedTransport, add, sleep_until};
 use super::view::{GossipCounters, MOST_MEMBERS};
 use crate::core::NodeId;
 
@@ -152,13 +152,6 @@ pub(super) async fn run(
         if let Err(cause) = outcome {
             return cause;
         }
-    }
-}
-
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -325,7 +325,8 @@ impl Socket for SealedSocket {
     }
 }
 
-async fn sleep_until(due: Option<Instant>) {
+/// Waits until then; without a moment for ever.
+pub(super) async fn sleep_until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
