@@ -1,5 +1,6 @@
 //! Three answers, not two: held, absent, or could not tell.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -19,9 +20,9 @@ pub enum Known<T> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unread {
     /// What was being looked at, such as `the ledger /var/lib/muster/ledger.json`.
-    pub what: String,
+    pub what: Cow<'static, str>,
     /// The cause, as the system said it.
-    pub cause: String,
+    pub cause: Cow<'static, str>,
 }
 
 /// Somebody else's words as they may stand in a line of ours: without line breaks and other control characters, cut after
@@ -48,9 +49,13 @@ impl fmt::Display for Unread {
 }
 
 impl<T> Known<T> {
-    /// An unknown with its words. The cause is often another program's: it is made [`brief`].
-    pub fn unknown(what: impl Into<String>, cause: impl Into<String>) -> Self {
-        Known::Unknown(Unread { what: what.into(), cause: brief(&cause.into()) })
+    /// An unknown with its words. A cause that is not a constant of ours is often another program's: it is made [`brief`].
+    pub fn unknown(what: impl Into<Cow<'static, str>>, cause: impl Into<Cow<'static, str>>) -> Self {
+        let cause = match cause.into() {
+            Cow::Owned(words) => Cow::Owned(brief(&words)),
+            ours @ Cow::Borrowed(_) => ours,
+        };
+        Known::Unknown(Unread { what: what.into(), cause })
     }
 
     /// The value, if it is known to be there.

@@ -37,7 +37,7 @@ pub struct PathMtu {
 }
 
 impl PathMtu {
-    fn unknown(own: Option<u32>, cause: impl Into<String>) -> Self {
+    fn unknown(own: Option<u32>, cause: impl Into<std::borrow::Cow<'static, str>>) -> Self {
         Self { bytes: Known::unknown("the packets that get there", cause), own, silent: false }
     }
 }

@@ -102,7 +102,7 @@ pub fn parse_show(text: &str, asked: usize) -> Vec<Known<UnitState>> {
     (0..asked).map(|_| blocks.next().map_or_else(|| unread("no block for it"), parse_block)).collect()
 }
 
-fn unread<T>(cause: &str) -> Known<T> {
+fn unread<T>(cause: &'static str) -> Known<T> {
     Known::unknown("the output of systemctl show", cause)
 }
 

@@ -165,7 +165,7 @@ fn the_stricter_of_two_reverse_path_filters_is_named_unless_one_is_loose() {
         let live = facts.live.as_mut().unwrap();
         live.sysctls.insert(LiveFacts::RP_FILTER, Known::Yes(value.to_owned()));
         if let Known::Yes(links) = &mut live.links {
-            links.get_mut(&interface).unwrap().rp_filter = Known::unknown(own.as_str(), "blinded");
+            links.get_mut(&interface).unwrap().rp_filter = Known::unknown(own.clone(), "blinded");
         }
     };
     for (all, verdict) in [("0", Verdict::Unknown), ("1", Verdict::Missing), ("2", Verdict::Ok)] {

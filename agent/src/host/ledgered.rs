@@ -17,7 +17,7 @@ impl Ledgered {
             Known::Absent => Journal::default(),
             Known::Unknown(unread) => {
                 return Err(HostError::JournalWrite {
-                    path: unread.what.into(),
+                    path: unread.what.into_owned().into(),
                     source: std::io::Error::other(unread.cause),
                 });
             }

@@ -162,7 +162,11 @@ fn first<const N: usize>(looks: [Known<()>; N]) -> Known<()> {
 }
 
 /// Parses a text; what the parser refuses could not be told.
-fn parsed<T>(text: Known<String>, what: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Known<T> {
+fn parsed<T>(
+    text: Known<String>,
+    what: &'static str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Known<T> {
     match text {
         Known::Yes(text) => match parse(&text) {
             Ok(value) => Known::Yes(value),

@@ -91,7 +91,7 @@ impl Tree {
         match self.look(path) {
             Ok(Some(kept)) => Known::Yes(kept),
             Ok(None) => Known::Absent,
-            Err(error) => Known::unknown(path, error.cause()),
+            Err(error) => Known::unknown(path.to_owned(), error.cause()),
         }
     }
 
@@ -100,14 +100,14 @@ impl Tree {
     pub fn text(&self, path: &str) -> Known<String> {
         match self.inside(path) {
             Ok(Some(at)) => match fs::known_text(&at) {
-                Known::Unknown(unread) => Known::unknown(path, unread.cause),
+                Known::Unknown(unread) => Known::unknown(path.to_owned(), unread.cause),
                 known => known,
             },
             Ok(None) => Known::Absent,
             Err(HostError::Outside { .. }) if matches!(self.look(path), Ok(Some(kept)) if kept.masks()) => {
                 Known::Yes(String::new())
             }
-            Err(error) => Known::unknown(path, error.cause()),
+            Err(error) => Known::unknown(path.to_owned(), error.cause()),
         }
     }
 
@@ -117,7 +117,7 @@ impl Tree {
         match self.inside(path) {
             Ok(Some(at)) => fs::known_there(&at),
             Ok(None) => Known::Absent,
-            Err(error) => Known::unknown(path, error.cause()),
+            Err(error) => Known::unknown(path.to_owned(), error.cause()),
         }
     }
 
@@ -126,11 +126,11 @@ impl Tree {
     pub fn names(&self, path: &str) -> Known<Vec<String>> {
         match self.inside(path) {
             Ok(Some(at)) => match fs::known_names(&at) {
-                Known::Unknown(unread) => Known::unknown(path, unread.cause),
+                Known::Unknown(unread) => Known::unknown(path.to_owned(), unread.cause),
                 known => known,
             },
             Ok(None) => Known::Absent,
-            Err(error) => Known::unknown(path, error.cause()),
+            Err(error) => Known::unknown(path.to_owned(), error.cause()),
         }
     }
 

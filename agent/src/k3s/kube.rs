@@ -281,11 +281,11 @@ impl<'a> KubeApi<'a> {
         match self.get(path, 8 * PAGE_BYTES).await {
             Ok(answer) if answer.status == 200 => match serde_json::from_slice::<List>(&answer.body) {
                 Ok(list) => Known::Yes(list.items.len()),
-                Err(error) => Known::unknown(path, error.to_string()),
+                Err(error) => Known::unknown(path.to_owned(), error.to_string()),
             },
-            Ok(answer) => Known::unknown(path, format!("the API answered {}", answer.status)),
+            Ok(answer) => Known::unknown(path.to_owned(), format!("the API answered {}", answer.status)),
             Err(HttpError::Refused { .. }) => Known::Absent,
-            Err(error) => Known::unknown(path, error.to_string()),
+            Err(error) => Known::unknown(path.to_owned(), error.to_string()),
         }
     }
 

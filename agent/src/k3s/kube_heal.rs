@@ -64,7 +64,7 @@ impl KubeApi<'_> {
 
     /// A Lease of Muster's; absent only when the API says that there is none.
     pub async fn lease(&self, name: &str) -> Known<Seen> {
-        let what = &format!("the Lease kube-system/{name}");
+        let what = format!("the Lease kube-system/{name}");
         let answer = match self.get(&format!("{LEASES}/{name}"), 256 * 1024).await {
             Ok(answer) => answer,
             Err(error) => return Known::unknown(what, error.to_string()),
@@ -80,7 +80,10 @@ impl KubeApi<'_> {
                 Err(error) => Known::unknown(what, error.to_string()),
             },
             404 if says_not_found(&answer.body) => Known::Absent,
-            _ => Known::unknown(what, refused(what, &answer).to_string()),
+            _ => {
+                let cause = refused(&what, &answer).to_string();
+                Known::unknown(what, cause)
+            }
         }
     }
 
@@ -137,7 +140,10 @@ impl KubeApi<'_> {
                 Err(error) => Known::unknown(what, error.to_string()),
             },
             404 if says_not_found(&answer.body) => Known::Absent,
-            _ => Known::unknown(&what, refused(&what, &answer).to_string()),
+            _ => {
+                let cause = refused(&what, &answer).to_string();
+                Known::unknown(what, cause)
+            }
         }
     }
 

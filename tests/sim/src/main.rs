@@ -38,6 +38,10 @@ use machine::Crash;
 use run::{Totals, run_all};
 use serde_json::json;
 
+/// A fifth of a history's time was the system's allocator: a view is many small maps, made anew in every turn.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
     Table,

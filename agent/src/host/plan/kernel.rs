@@ -102,7 +102,7 @@ fn built_in(name: &str, facts: &HostFacts) -> Known<()> {
         (Some(Known::Unknown(unread)), _) | (Some(Known::Yes(())), Known::Unknown(unread)) => {
             Known::Unknown(unread.clone())
         }
-        (None, _) => Known::unknown(name, "it was not looked at"),
+        (None, _) => Known::unknown(name.to_owned(), "it was not looked at"),
     }
 }
 
@@ -134,7 +134,7 @@ pub(super) fn sysctl(
             Ok(number) if number >= least => return Some(Judged::ok(value)),
             Ok(_) => least.to_string(),
             Err(_) => {
-                let unread = Unread { what: key.into(), cause: format!("{value:?} is not a number") };
+                let unread = Unread { what: key.into(), cause: format!("{value:?} is not a number").into() };
                 return Some(Judged::unknown(&unread));
             }
         },
