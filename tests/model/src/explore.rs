@@ -3,7 +3,7 @@
 use stateright::{Model, Property};
 
 use crate::adapter;
-use crate::models::{Control, Founding};
+use crate::models::{Control, Founding, OVER, is_over};
 use crate::state::{Action, Flaw, Node, State, Step, Value};
 use crate::views;
 
@@ -210,6 +210,7 @@ impl Model for Founding {
         properties.push(Property::always("nobody votes for a CA that is not served", |_, s: &State| {
             s.flaw != Some(Flaw::Unserved)
         }));
+        properties.push(Property::sometimes(OVER, |m: &Founding, _| is_over(m.until)));
         if self.control != Control::None {
             return properties;
         }

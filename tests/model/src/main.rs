@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use explore::ONE;
-use models::{Founding, MODELS, Result};
+use models::{Founding, MODELS, OVER, Result};
 use stateright::{Checker, HasDiscoveries, Model};
 use whole::{WHOLE, Whole};
 
@@ -63,25 +63,68 @@ struct Line {
     seconds: f64,
 }
 
-fn run<M>(model: &M, (name, expected): (&'static str, Result), limit: u64, threads: usize, path: bool) -> Line
+/// A model that ends when the time given is over.
+trait Limited {
+    fn until(self, end: Instant) -> Self;
+}
+
+impl Limited for Founding {
+    fn until(self, end: Instant) -> Self {
+        Self { until: Some(end), ..self }
+    }
+}
+
+impl Limited for Whole {
+    fn until(self, end: Instant) -> Self {
+        Self { until: Some(end), ..self }
+    }
+}
+
+/// How often a search that takes long says how far it is.
+const PROGRESS: Duration = Duration::from_secs(20);
+
+/// Waits for a search, and says every now and then how far it is.
+fn finish<M: Model>(mut checker: impl Checker<M>, title: &str, began: Instant) -> impl Checker<M> {
+    let running = checker.handles();
+    let mut said = began;
+    while running.iter().any(|thread| !thread.is_finished()) {
+        std::thread::sleep(Duration::from_millis(20));
+        if said.elapsed() >= PROGRESS {
+            said = Instant::now();
+            let (states, depth) = (checker.unique_state_count(), checker.max_depth());
+            eprintln!("{title}: {states} states, depth {depth}, {} s", began.elapsed().as_secs());
+        }
+    }
+    for thread in running {
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+    checker
+}
+
+fn run<M>(model: &M, (name, expected): (&'static str, Result), cli: &Cli) -> Line
 where
-    M: Model + Clone + Send + Sync + 'static,
+    M: Model + Limited + Clone + Send + Sync + 'static,
     M::State: Clone + std::hash::Hash + PartialEq + std::fmt::Debug + Send + Sync,
     M::Action: Clone + PartialEq + std::fmt::Debug + Send + Sync,
 {
     let title = name;
     let began = Instant::now();
-    let checker = model.clone().checker().threads(threads).timeout(Duration::from_secs(limit));
+    let model = model.clone().until(began + Duration::from_secs(cli.limit));
+    let properties = model.properties();
+    let failures = properties.iter().filter(|p| p.expectation.discovery_is_failure()).map(|p| p.name);
+    let ends = HasDiscoveries::AnyOf(failures.chain([OVER]).collect());
+    let checker = model.checker().threads(cli.threads).finish_when(ends);
     // Two clusters are looked for in depth; where none is expected, everything is explored, in breadth.
     let (discoveries, states, depth) = if expected == Result::Violated {
-        let done = checker.finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
+        let done = finish(checker.spawn_dfs(), title, began);
         (done.discoveries(), done.unique_state_count(), done.max_depth())
     } else {
-        let done = checker.finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+        let done = finish(checker.spawn_bfs(), title, began);
         (done.discoveries(), done.unique_state_count(), done.max_depth())
     };
     let seconds = began.elapsed().as_secs_f64();
-    let properties = model.properties();
     let failed =
         |name: &str| properties.iter().any(|p| p.name == name && p.expectation.discovery_is_failure());
     let broken: Vec<&str> = discoveries.keys().copied().filter(|name| failed(name)).collect();
@@ -89,7 +132,7 @@ where
         if *name != ONE || expected == Result::Holds {
             eprintln!("{title}: not so: {name}");
         }
-        if path {
+        if cli.path {
             eprintln!("{}", discoveries[name]);
         }
     }
@@ -97,10 +140,11 @@ where
         .iter()
         .filter(|p| !p.expectation.discovery_is_failure() && !discoveries.contains_key(p.name))
         .map(|p| p.name)
+        .filter(|name| *name != OVER)
         .collect();
     let found = if !broken.is_empty() {
         Result::Violated
-    } else if seconds >= limit as f64 {
+    } else if discoveries.contains_key(OVER) {
         Result::Unfinished
     } else if missing.is_empty() {
         Result::Holds
@@ -156,10 +200,8 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
         );
     }
     let mut good = true;
-    let votes =
-        chosen.iter().map(|model| run(model, (model.name, model.expected), cli.limit, cli.threads, cli.path));
-    let agents =
-        whole.iter().map(|model| run(model, (model.name, model.expected), cli.limit, cli.threads, cli.path));
+    let votes = chosen.iter().map(|model| run(model, (model.name, model.expected), &cli));
+    let agents = whole.iter().map(|model| run(model, (model.name, model.expected), &cli));
     for line in votes.chain(agents) {
         good &= line.found == line.expected;
         match cli.output {
@@ -176,4 +218,31 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
         }
     }
     Ok(if good { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(name: &str, limit: u64) -> Line {
+        let cli = Cli::parse_from(["model", name, "--limit", &limit.to_string()]);
+        let vote = MODELS.iter().find(|m| m.name == name).map(|m| run(m, (m.name, m.expected), &cli));
+        let agents = || WHOLE.iter().find(|m| m.name == name).map(|m| run(m, (m.name, m.expected), &cli));
+        vote.or_else(agents).unwrap()
+    }
+
+    #[test]
+    fn the_time_given_ends_a_search_and_is_not_an_end_of_what_there_is() {
+        for name in ["2-of-3", "whole-annulled"] {
+            let line = named(name, 0);
+            assert_eq!(line.found, Result::Unfinished, "{name}");
+            assert!(line.states < 20_000, "{name}: {} states in no time", line.states);
+        }
+    }
+
+    #[test]
+    fn what_is_found_or_explored_in_time_is_said_to_be() {
+        assert_eq!(named("2-of-3-any", 600).found, Result::Holds);
+        assert_eq!(named("control-leader-key", 600).found, Result::Violated);
+    }
 }

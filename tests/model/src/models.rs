@@ -70,6 +70,17 @@ pub struct Founding {
     pub expected: Result,
     /// Whether it is in the quick set.
     pub quick: bool,
+    /// When the time given is over.
+    pub until: Option<std::time::Instant>,
+}
+
+/// True of every state once the time given is over. stateright's own limit ends nothing with one thread: it closes a market at
+/// which only several threads look.
+pub const OVER: &str = "the time given is over";
+
+/// Whether a moment is past.
+pub fn is_over(until: Option<std::time::Instant>) -> bool {
+    until.is_some_and(|until| std::time::Instant::now() >= until)
 }
 
 /// Without anything broken, two votes of three.
@@ -90,6 +101,7 @@ const BASE: Founding = Founding {
     control: Control::None,
     expected: Result::Holds,
     quick: true,
+    until: None,
 };
 
 const CONTROL: Founding = Founding { expected: Result::Violated, candidates: 2, counters: 1, ..BASE };

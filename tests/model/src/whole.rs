@@ -33,10 +33,10 @@ pub struct Whole {
     pub machines: usize,
     /// How many of them nominate themselves.
     pub candidates: usize,
-    /// Whether an operator annuls the first era once, at any moment, on any machine.
-    pub annul: bool,
-    /// Whether one machine loses power once, and comes back or not.
-    pub away: bool,
+    /// On which machines an operator may annul the first era; it happens once at most, at any moment.
+    pub annul: &'static [usize],
+    /// Which machines may lose power: one of them, once, and it comes back or not.
+    pub away: &'static [usize],
     /// Whether the data of k3s on one machine are lost once.
     pub lose: bool,
     /// Whether a founder stays configured to found, and the gate is not asked.
@@ -47,6 +47,8 @@ pub struct Whole {
     pub expected: Result,
     /// Whether it is in the quick set.
     pub quick: bool,
+    /// When the time given is over.
+    pub until: Option<std::time::Instant>,
 }
 
 const WHOLE_BASE: Whole = Whole {
@@ -54,13 +56,14 @@ const WHOLE_BASE: Whole = Whole {
     what: "",
     machines: 3,
     candidates: 1,
-    annul: false,
-    away: false,
+    annul: &[],
+    away: &[],
     lose: false,
     armed: false,
     keeps: false,
     expected: Result::Holds,
     quick: true,
+    until: None,
 };
 
 /// Every model of whole agents.
@@ -77,7 +80,7 @@ pub const WHOLE: &[Whole] = &[
         what: "whole agents: two machines, the first era is annulled at any point, on either",
         machines: 2,
         candidates: 2,
-        annul: true,
+        annul: &[0, 1],
         ..WHOLE_BASE
     },
     Whole {
@@ -85,15 +88,23 @@ pub const WHOLE: &[Whole] = &[
         what: "whole agents: two machines, one loses power at any point, the era is annulled on either, it returns",
         machines: 2,
         candidates: 2,
-        annul: true,
-        away: true,
+        annul: &[0, 1],
+        away: &[0, 1],
         ..WHOLE_BASE
     },
     Whole {
-        name: "whole-away",
-        what: "whole agents: three machines, one loses power at any point, the era is annulled, it returns",
-        annul: true,
-        away: true,
+        name: "whole-away-founder",
+        what: "whole agents: three machines, the founder loses power at any point, another annuls, it returns",
+        annul: &[1],
+        away: &[0],
+        quick: false,
+        ..WHOLE_BASE
+    },
+    Whole {
+        name: "whole-away-other",
+        what: "whole agents: three machines, not the founder loses power at any point, the era is annulled, it returns",
+        annul: &[0],
+        away: &[1],
         quick: false,
         ..WHOLE_BASE
     },
@@ -110,7 +121,7 @@ pub const WHOLE: &[Whole] = &[
         name: "control-no-discard",
         what: "after an annulment what the first era left is not discarded",
         machines: 2,
-        annul: true,
+        annul: &[0, 1],
         keeps: true,
         expected: Result::Violated,
         ..WHOLE_BASE

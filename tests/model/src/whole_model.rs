@@ -4,6 +4,7 @@ use muster::decide::{Act, K3sWanted};
 use muster::ledger::Data;
 use stateright::{Model, Property};
 
+use crate::models::{OVER, is_over};
 use crate::whole::{Action, Machine, State, Whole, bare, ca, id};
 
 impl Whole {
@@ -103,10 +104,10 @@ impl Model for Whole {
             for view in self.views(n) {
                 actions.extend([Action::Turn(n, view), Action::Cut(n, view)]);
             }
-            if self.annul && !state.used[0] {
+            if self.annul.contains(&n) && !state.used[0] {
                 actions.push(Action::Annul(n));
             }
-            if self.away && !state.used[1] {
+            if self.away.contains(&n) && !state.used[1] {
                 actions.push(Action::Off(n));
             }
             if self.lose && !state.used[2] && machine.data.is_some() {
@@ -181,11 +182,12 @@ impl Model for Whole {
             Property::always("nobody gives its data up again and again", |_, s: &State| {
                 s.machines.iter().all(|m| m.record.discarded <= MOST_DISCARDS)
             }),
+            Property::sometimes(OVER, |m: &Whole, _| is_over(m.until)),
             Property::sometimes("everybody serves", |m: &Whole, s: &State| {
                 (0..m.machines).all(|n| serves(s, n))
             }),
         ];
-        if self.annul {
+        if !self.annul.is_empty() {
             properties.push(Property::always(
                 "who has heard that an era was annulled does not serve its cluster",
                 |_, s: &State| {
