@@ -23,7 +23,7 @@ use whole::{WHOLE, Whole};
 #[derive(Parser)]
 #[command(name = "cargo model", version)]
 struct Cli {
-    /// A model's name, `quick` (the set of the continuous integration), `all`, or `list`.
+    /// A model's name, `quick` (the set of the continuous integration), `all` (whatever has an end), or `list`.
     #[arg(default_value = "quick")]
     name: String,
     /// How results are printed.
@@ -169,19 +169,20 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
     if cli.name == "list" {
         let all = MODELS.iter().map(|model| (model.name, model.expected, model.what));
         for (name, expected, what) in all.chain(WHOLE.iter().map(|m| (m.name, m.expected, m.what))) {
-            println!("{name:<28} {:<9} {what}", word(expected));
+            println!("{name:<28} {:<10} {what}", word(expected));
         }
         return Ok(std::process::ExitCode::SUCCESS);
     }
-    let wanted = |name: &str, quick: bool| match cli.name.as_str() {
-        "all" => true,
+    let wanted = |name: &str, quick: bool, endless: bool| match cli.name.as_str() {
+        "all" => !endless,
         "quick" => quick,
         one => one == name,
     };
-    let whole: Vec<Whole> = WHOLE.iter().filter(|model| wanted(model.name, model.quick)).cloned().collect();
+    let whole: Vec<Whole> =
+        WHOLE.iter().filter(|model| wanted(model.name, model.quick, model.endless)).cloned().collect();
     let chosen: Vec<Founding> = MODELS
         .iter()
-        .filter(|model| wanted(model.name, model.quick))
+        .filter(|model| wanted(model.name, model.quick, false))
         .map(|model| Founding {
             counters: cli.counters.unwrap_or(model.counters),
             candidates: cli.candidates.unwrap_or(model.candidates),
@@ -203,7 +204,9 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
     let votes = chosen.iter().map(|model| run(model, (model.name, model.expected), &cli));
     let agents = whole.iter().map(|model| run(model, (model.name, model.expected), &cli));
     for line in votes.chain(agents) {
-        good &= line.found == line.expected;
+        // What nobody has seen the end of may have one.
+        let ended = line.expected == Result::Unfinished && line.found == Result::Holds;
+        good &= line.found == line.expected || ended;
         match cli.output {
             Output::Json => println!("{}", serde_json::to_string(&line)?),
             Output::Table => println!(

@@ -37,6 +37,8 @@ pub struct Whole {
     pub annul: &'static [usize],
     /// Which machines may lose power: one of them, once, and it comes back or not.
     pub away: &'static [usize],
+    /// Whether everybody serves from the start; how they came to it is another model's matter.
+    pub formed: bool,
     /// Whether the data of k3s on one machine are lost once.
     pub lose: bool,
     /// Whether a founder stays configured to found, and the gate is not asked.
@@ -47,6 +49,8 @@ pub struct Whole {
     pub expected: Result,
     /// Whether it is in the quick set.
     pub quick: bool,
+    /// Whether nobody has seen its end: it runs by its name alone, for as long as `--limit` says, and is `unfinished`.
+    pub endless: bool,
     /// When the time given is over.
     pub until: Option<std::time::Instant>,
 }
@@ -58,11 +62,13 @@ const WHOLE_BASE: Whole = Whole {
     candidates: 1,
     annul: &[],
     away: &[],
+    formed: false,
     lose: false,
     armed: false,
     keeps: false,
     expected: Result::Holds,
     quick: true,
+    endless: false,
     until: None,
 };
 
@@ -98,14 +104,29 @@ pub const WHOLE: &[Whole] = &[
         annul: &[1],
         away: &[0],
         quick: false,
+        endless: true,
+        expected: Result::Unfinished,
         ..WHOLE_BASE
     },
     Whole {
         name: "whole-away-other",
-        what: "whole agents: three machines, not the founder loses power at any point, the era is annulled, it returns",
+        what: "whole agents: three machines, not the founder loses power at any point, it annuls, the other returns",
         annul: &[0],
         away: &[1],
         quick: false,
+        endless: true,
+        expected: Result::Unfinished,
+        ..WHOLE_BASE
+    },
+    Whole {
+        name: "whole-away-formed",
+        what: "whole agents: three that serve, one loses power at any point, the era is annulled on any, it returns",
+        annul: &[0, 1, 2],
+        away: &[0, 1, 2],
+        formed: true,
+        quick: false,
+        endless: true,
+        expected: Result::Unfinished,
         ..WHOLE_BASE
     },
     Whole {

@@ -55,6 +55,22 @@ impl Whole {
         (state != *last).then_some(state)
     }
 
+    /// Where it comes to when everybody hears everybody, one after the other, and nothing fails.
+    fn settled(&self, mut state: State) -> State {
+        let mut still = 0;
+        for n in (0..self.machines).cycle() {
+            let view = ((1_u8 << self.machines) - 1) & !(1 << n);
+            match self.turn(&state, n, view, false) {
+                Some(next) => (state, still) = (next, 0),
+                None => still += 1,
+            }
+            if still == self.machines {
+                break;
+            }
+        }
+        state
+    }
+
     fn views(&self, n: usize) -> Vec<u8> {
         let all = (1_u8 << self.machines) - 1;
         (0..=all).filter(|view| view & (1 << n) == 0).collect()
@@ -83,13 +99,14 @@ impl Model for Whole {
             up: true,
             annul: false,
         };
-        vec![State {
+        let bare = State {
             machines: vec![machine; self.machines],
             clusters: Vec::new(),
             stored: Vec::new(),
             used: [false; 3],
             flaw: None,
-        }]
+        };
+        vec![if self.formed { self.settled(bare) } else { bare }]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {

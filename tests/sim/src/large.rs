@@ -25,7 +25,7 @@ use crate::dice::Dice;
 /// What one size showed.
 struct Row {
     nodes: usize,
-    loss: u32,
+    wire: Wire,
     converged: Option<f64>,
     idle_bytes: f64,
     detected_first: Option<f64>,
@@ -33,15 +33,22 @@ struct Row {
     processor: f64,
 }
 
-/// One way through the network.
-const ONE_WAY: Duration = Duration::from_millis(1);
+/// What the network does.
+#[derive(Clone, Copy)]
+pub struct Wire {
+    /// Datagrams lost, per mille.
+    pub loss: u32,
+    /// How long a datagram takes.
+    pub one_way: Duration,
+}
+
 /// How long a group may take to converge, or to see a death.
 const LIMIT: Duration = Duration::from_secs(120);
 /// How long it is left idle and measured.
 const IDLE: Duration = Duration::from_secs(20);
 
 /// Measures groups of these sizes.
-pub fn bench(sizes: &[usize], loss: u32, as_json: bool) -> ExitCode {
+pub fn bench(sizes: &[usize], wire: Wire, as_json: bool) -> ExitCode {
     if !as_json {
         println!(
             "nodes   all know all   bytes a node a second   death seen by first, last   processor a node"
@@ -50,7 +57,7 @@ pub fn bench(sizes: &[usize], loss: u32, as_json: bool) -> ExitCode {
     for nodes in sizes {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         let row = match runtime {
-            Ok(runtime) => runtime.block_on(group(*nodes, loss)),
+            Ok(runtime) => runtime.block_on(group(*nodes, wire)),
             Err(error) => Err(anyhow::Error::new(error)),
         };
         match row {
@@ -70,7 +77,8 @@ impl Row {
             println!(
                 "{}",
                 json!({
-                    "nodes": self.nodes, "loss_permille": self.loss, "converged_seconds": self.converged,
+                    "nodes": self.nodes, "loss_permille": self.wire.loss,
+                    "one_way_ms": self.wire.one_way.as_millis() as u64, "converged_seconds": self.converged,
                     "idle_bytes_per_node_per_second": self.idle_bytes.round(),
                     "death_seen_first_seconds": self.detected_first, "death_seen_last_seconds": self.detected_last,
                     "processor_percent_per_node": self.processor,
@@ -185,15 +193,15 @@ async fn greet_seeds<G: Fn(SocketAddr)>(nodes: Vec<(G, watch::Receiver<Arc<PeerV
     }
 }
 
-async fn group(size: usize, loss: u32) -> anyhow::Result<Row> {
+async fn group(size: usize, wire: Wire) -> anyhow::Result<Row> {
     let network = MemoryNetwork::default();
     let bytes = Arc::new(AtomicU64::new(0));
     let sum = Arc::clone(&bytes);
     let dice = std::sync::Mutex::new(Dice::new(size as u64));
     network.set_fate(move |_, _, datagram| {
         sum.fetch_add(datagram.len() as u64, Ordering::Relaxed);
-        let lost = |mut dice: std::sync::MutexGuard<'_, Dice>| dice.chance(loss.into());
-        if loss > 0 && dice.lock().is_ok_and(lost) { Vec::new() } else { vec![ONE_WAY] }
+        let lost = |mut dice: std::sync::MutexGuard<'_, Dice>| dice.chance(wire.loss.into());
+        if wire.loss > 0 && dice.lock().is_ok_and(lost) { Vec::new() } else { vec![wire.one_way] }
     });
     let mut nodes = Vec::with_capacity(size);
     for n in 0..size {
@@ -224,7 +232,7 @@ async fn group(size: usize, loss: u32) -> anyhow::Result<Row> {
     let a_node = size as f64 * IDLE.as_secs_f64();
     Ok(Row {
         nodes: size,
-        loss,
+        wire,
         converged,
         idle_bytes: idle / a_node,
         detected_first: first,

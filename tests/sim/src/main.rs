@@ -100,6 +100,9 @@ struct Cli {
     /// With --large: datagrams lost, per mille.
     #[arg(long, default_value_t = 0, value_name = "PERMILLE", value_parser = clap::value_parser!(u32).range(0..=900))]
     loss: u32,
+    /// With --large: how long a datagram takes, in milliseconds.
+    #[arg(long, default_value_t = 1, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    one_way_ms: u64,
     /// Threads; all cores when not given.
     #[arg(long)]
     threads: Option<usize>,
@@ -126,7 +129,8 @@ fn main() -> ExitCode {
         return replay(seed, &cli);
     }
     if cli.large {
-        return large::bench(&cli.sizes, cli.loss, cli.output == Output::Json);
+        let wire = large::Wire { loss: cli.loss, one_way: std::time::Duration::from_millis(cli.one_way_ms) };
+        return large::bench(&cli.sizes, wire, cli.output == Output::Json);
     }
     let threads =
         cli.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
