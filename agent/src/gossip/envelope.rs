@@ -23,6 +23,8 @@ pub(super) const KIND_CHALLENGE: u8 = 3;
 pub(super) const KIND_PROBE: u8 = 4;
 pub(super) const KIND_ANSWER: u8 = 5;
 pub(super) const KIND_MISSING: u8 = 6;
+pub(super) const KIND_PING: u8 = 7;
+pub(super) const KIND_PONG: u8 = 8;
 pub(super) const WITH_COOKIE: u8 = 0x80;
 
 /// A sender's session under one key of the ring.
@@ -72,5 +74,5 @@ pub(super) fn read_plain(known: Known, counter: u64, plain: &[u8]) -> Option<Sea
         (Some(cookie), body)
     };
     let sealed = Sealed { known, counter, kind, cookie, body };
-    matches!(kind, KIND_WHOLE..=KIND_MISSING).then_some(sealed)
+    matches!(kind, KIND_WHOLE..=KIND_PONG).then_some(sealed)
 }

@@ -23,6 +23,11 @@ const GREETINGS: u8 = 3;
 const SUSPECT: f64 = 1.5;
 /// How often a suspect is asked per interval. Eight times before it counts as dead: at 10% loss all eight fail twice in a million.
 const ASKED: u32 = 5;
+/// Suspects asked at a time: a question and its answer are a small datagram each.
+pub(super) const QUESTIONS: usize = 16;
+/// Light questions to a suspect before it is greeted instead: a greeting works also where the sessions have not met, and with an
+/// agent that knows no light question.
+const LIGHT: u8 = 4;
 /// Intervals without an advance after which a node no longer counts as live. A fixed time and not chitchat's estimate: a burst of
 /// rounds teaches that to expect heartbeats every few milliseconds, and it would take the calm afterwards for death.
 const HOLD: u32 = 3;
@@ -74,6 +79,8 @@ struct Beat {
     heartbeat: u64,
     advances: u8,
     greetings: u8,
+    /// Questions since it was last heard of.
+    asked: u8,
     at: Instant,
 }
 
@@ -102,10 +109,12 @@ impl Pulse {
                 beat.heartbeat = heartbeat;
                 beat.advances = beat.advances.saturating_add(1);
                 beat.at = now;
+                beat.asked = 0;
             }
             Some(_) => {}
             None => {
-                self.beats.insert(id.clone(), Beat { heartbeat, advances: 0, greetings: 0, at: now });
+                self.beats
+                    .insert(id.clone(), Beat { heartbeat, advances: 0, greetings: 0, asked: 0, at: now });
             }
         }
     }
@@ -125,6 +134,24 @@ impl Pulse {
         live.filter(|(_, beat)| now.duration_since(beat.at) >= self.suspect)
             .map(|(id, _)| id.clone())
             .collect()
+    }
+
+    /// Counts a question; whether it is to be a light one.
+    pub(super) fn questioned(&mut self, id: &ChitchatId) -> bool {
+        self.beats.get_mut(id).is_some_and(|beat| {
+            beat.asked = beat.asked.saturating_add(1);
+            beat.asked <= LIGHT
+        })
+    }
+
+    /// Takes in that those live who are named so. It keeps who is live alive; who is not must show its heartbeat.
+    pub(super) fn answered(&mut self, now: Instant, named: impl Fn(&ChitchatId) -> bool) {
+        let hold = self.hold;
+        let live = |beat: &Beat| beat.advances >= ADVANCES && now.duration_since(beat.at) <= hold;
+        for (_, beat) in self.beats.iter_mut().filter(|(id, beat)| live(beat) && named(id)) {
+            beat.at = now;
+            beat.asked = 0;
+        }
     }
 
     /// When to look again although nothing has come: a member becomes a suspect, is to be asked once more, or stops being live.
@@ -263,6 +290,37 @@ mod tests {
         assert!(!pulse.is_beating(now, &id("silent")));
         pulse.beat(now, &id("silent"), 4);
         assert!(pulse.suspects(now).is_empty() && pulse.is_beating(now, &id("silent")));
+    }
+
+    #[test]
+    fn a_suspect_is_asked_lightly_and_then_greeted() {
+        let (start, silent) = (Instant::now(), id("silent"));
+        let mut pulse = Pulse::new(SECOND);
+        assert!(!pulse.questioned(&silent), "who is not known is not asked");
+        (1..=3).for_each(|heartbeat| pulse.beat(start, &silent, heartbeat));
+        let light = |pulse: &mut Pulse| (0..6).filter(|_| pulse.questioned(&silent)).count();
+        assert_eq!(light(&mut pulse), 4);
+        assert_eq!(light(&mut pulse), 0);
+        pulse.beat(start, &silent, 4);
+        assert_eq!(light(&mut pulse), 4, "what was heard of it begins the count anew");
+        pulse.answered(start, |_| true);
+        assert_eq!(light(&mut pulse), 4, "and so does an answer");
+    }
+
+    #[test]
+    fn an_answer_keeps_the_live_alive_and_revives_nobody() {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(SECOND);
+        (1..=3).for_each(|heartbeat| pulse.beat(start, &id("live"), heartbeat));
+        (1..=3).for_each(|heartbeat| pulse.beat(start, &id("other"), heartbeat));
+        pulse.beat(start, &id("heard of"), 9);
+        pulse.answered(start + 2 * SECOND, |id| &*id.node_id != "other");
+        let later = start + 4 * SECOND;
+        assert!(pulse.is_beating(later, &id("live")) && pulse.suspects(later).len() == 1);
+        assert!(!pulse.is_beating(later, &id("other")), "nobody named it");
+        assert!(!pulse.is_beating(later, &id("heard of")), "its heartbeat was never seen to advance");
+        pulse.answered(later, |_| true);
+        assert!(!pulse.is_beating(later, &id("other")), "the dead must show their heartbeat");
     }
 
     #[test]

@@ -11,7 +11,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::knowledge::{CLAIM, PARAMETERS, Verdict};
 use super::network::Wire;
-use super::pace::{Dice, FANOUT, Pulse, Rounds};
+use super::pace::{Dice, FANOUT, Pulse, QUESTIONS, Rounds};
+use super::seal::ping::mark;
 use super::task::{Command, Shared};
 use super::transport::{SealedTransport, add, sleep_until};
 use super::view::{GossipCounters, MOST_MEMBERS};
@@ -104,6 +105,7 @@ pub(super) async fn run(
         Err(error) => return Ended::NotStarted(error),
     };
     drop(transport);
+    shared.link.sealer().set_mark(mark(&own.node_id, own.generation_id));
     let now = Instant::now();
     let mut driver = Driver {
         chitchat: handle.chitchat(),
@@ -218,6 +220,10 @@ impl Driver {
         for (id, heartbeat) in &look.heartbeats {
             self.pulse.beat(now, id, *heartbeat);
         }
+        let living = shared.link.take_living();
+        if !living.is_empty() {
+            self.pulse.answered(now, |id| living.contains(&mark(&id.node_id, id.generation_id)));
+        }
         self.silence = self.pulse.due(now);
         let (live, addresses) = self.judge(now, &look);
         let changed = knowledge.set_live(&live, &addresses);
@@ -316,8 +322,18 @@ impl Driver {
 
     /// Asks some of those who were silent for long whether they live. It takes no token: it is bounded by itself.
     async fn ask(&mut self) -> Result<(), Ended> {
-        for suspect in self.dice.choose(self.pulse.suspects(Instant::now()), FANOUT) {
-            self.greet(suspect.gossip_advertise_addr);
+        let mut greeted = 0;
+        for suspect in self.dice.choose(self.pulse.suspects(Instant::now()), QUESTIONS) {
+            let address = suspect.gossip_advertise_addr;
+            // One is always greeted: that also tells of the others, whose news are late, too.
+            if self.pulse.questioned(&suspect) && greeted > 0 {
+                // What is not sent is asked again in a moment.
+                let _ =
+                    self.run.shared.link.ping(address, mark(&suspect.node_id, suspect.generation_id)).await;
+            } else if greeted < FANOUT {
+                greeted += 1;
+                self.greet(address);
+            }
         }
         self.look().await
     }

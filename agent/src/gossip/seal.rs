@@ -12,7 +12,7 @@
 //! cookie is a MAC over session, address and a coarse tick, so the receiver remembers nothing meanwhile. A challenge counts only
 //! where it names a datagram that was sent to the very address it comes from a moment ago: it then proves its own session
 //! fresh, too, and first contact costs one extra round trip for both sides together. Fragments that were lost on the way are asked for
-//! by the receiver: see `repair`.
+//! by the receiver: see `repair`. A member that was silent for long is asked whether it lives: see `ping`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -23,8 +23,9 @@ use ring::hmac;
 use zeroize::Zeroize;
 
 use super::envelope::{
-    COOKIE, HEADER, KIND_ANSWER, KIND_CHALLENGE, KIND_FRAGMENT, KIND_MISSING, KIND_PROBE, KIND_WHOLE, Known,
-    PIECE, Sealed, TAG, VERSION, WITH_COOKIE, nonce, read_header, read_plain, unseal,
+    COOKIE, HEADER, KIND_ANSWER, KIND_CHALLENGE, KIND_FRAGMENT, KIND_MISSING, KIND_PING, KIND_PONG,
+    KIND_PROBE, KIND_WHOLE, Known, PIECE, Sealed, TAG, VERSION, WITH_COOKIE, nonce, read_header, read_plain,
+    unseal,
 };
 pub use super::envelope::{MAX_DATAGRAM, OVERHEAD};
 use super::keys::{GossipKeys, Ring};
@@ -78,6 +79,10 @@ pub enum Opened {
     Probed,
     /// It answers a probe of a moment ago: this address is to be greeted.
     Here(SocketAddr),
+    /// It asked whether this incarnation lives: that is said.
+    Pinged,
+    /// It answers such a question of a moment ago: this incarnation lives.
+    Lives(ping::Mark),
     /// It does not open under any key: dropped, no reply.
     Unopened,
     /// It was seen before, or nothing may be concluded from it: dropped, no reply.
@@ -109,6 +114,7 @@ pub struct Sealer {
     challenges_left: f64,
     challenges_at: Duration,
     probes: probe::Probes,
+    mark: Option<ping::Mark>,
 }
 
 impl Sealer {
@@ -135,6 +141,7 @@ impl Sealer {
             challenges_left: CHALLENGES,
             challenges_at: Duration::ZERO,
             probes: probe::Probes::default(),
+            mark: None,
         }
     }
 
@@ -211,8 +218,8 @@ impl Sealer {
         if sealed.cookie.is_some_and(|cookie| self.is_cookie(now, &sealed.known.1, from, cookie)) {
             self.admit(now, sealed.known, from, counter);
         } else if self.sessions.get(&known).is_none_or(|session| session.address != from) {
-            // Only who has met this node knows a message to ask about, and a challenge would be of no use to it.
-            if sealed.kind == KIND_MISSING {
+            // Only who has met this node has something to ask it, and a challenge would be of no use to it.
+            if matches!(sealed.kind, KIND_MISSING | KIND_PING | KIND_PONG) {
                 return Opened::Replayed;
             }
             return self.challenge(now, from, &sealed, out);
@@ -220,10 +227,12 @@ impl Sealer {
             session.window.mark(counter);
             session.used = now;
         }
-        if sealed.kind == KIND_MISSING {
-            return self.say_missing(now, from, sealed.body, out);
+        match sealed.kind {
+            KIND_MISSING => self.say_missing(now, from, sealed.body, out),
+            KIND_PING => self.answer_ping(from, &sealed, out),
+            KIND_PONG => self.read_pong(now, &sealed),
+            _ => self.deliver(now, &sealed),
         }
-        self.deliver(now, &sealed)
     }
 
     fn deliver(&mut self, now: Duration, sealed: &Sealed<'_>) -> Opened {
@@ -412,6 +421,8 @@ fn ticks(now: Duration) -> u64 {
 
 const _: () = assert!(MAX_MESSAGE.div_ceil(PIECE) <= MAX_FRAGMENTS as usize);
 
+#[path = "ping.rs"]
+pub(super) mod ping;
 #[path = "probe.rs"]
 mod probe;
 #[path = "repair.rs"]

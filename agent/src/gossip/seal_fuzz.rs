@@ -75,6 +75,16 @@ impl World {
                 assert!(out[0].bytes.len() <= bytes.len(), "an answer amplifies");
                 assert!(self.taken.insert((node, bytes.to_vec())), "a probe answered twice");
             }
+            Opened::Pinged => {
+                assert_eq!(out.len(), 1);
+                assert!(out[0].bytes.len() <= bytes.len(), "an answer amplifies");
+                assert!(self.taken.insert((node, bytes.to_vec())), "a question answered twice");
+            }
+            Opened::Lives(mark) => {
+                assert!(out.is_empty());
+                assert!(self.taken.insert((node, bytes.to_vec())), "an answer counted twice");
+                assert!(self.lied || mark == [sender as u8; 16], "a mark that nobody has");
+            }
             Opened::Here(_) => assert!(out.is_empty()),
             Opened::Unopened | Opened::Replayed | Opened::Own => assert!(out.is_empty(), "a reply to noise"),
         }
@@ -87,6 +97,7 @@ pub(in crate::gossip) fn datagram(data: &[u8]) {
     let node = |n: u8| {
         let mut sealer = Sealer::new(&ring(1), "lab", [n; 16], [n ^ 0x55; 32]);
         sealer.set_address(address(usize::from(n) - 1));
+        sealer.set_mark([n - 1; 16]);
         sealer
     };
     let mut world = World {
@@ -164,7 +175,8 @@ pub(in crate::gossip) fn datagram(data: &[u8]) {
                 let seal = 1 + tape.below(3) as u8;
                 world.nodes[from].rotate(&ring(seal));
                 let probe = world.nodes[from].probe(world.now, address(from).ip(), address(to));
-                world.send(from, vec![probe.expect("a seal")]);
+                let ping = world.nodes[from].ping(world.now, address(to), [to as u8; 16]);
+                world.send(from, vec![probe.expect("a seal"), ping.expect("a seal")]);
             }
         }
     }

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 
 use super::network::Wire;
+use super::seal::ping::Mark;
 use super::seal::{Datagram, MAX_DATAGRAM, Opened, Sealer};
 use super::view::{GossipCounters, MOST_MEMBERS};
 
@@ -120,6 +121,8 @@ pub(super) struct Link {
     /// The wire of the present run, for probes. Not held: its address must be free for the next run.
     wire: Mutex<Option<Weak<dyn Wire>>>,
     here: broadcast::Sender<SocketAddr>,
+    /// Incarnations that said they live since the last look.
+    living: Mutex<HashSet<Mark>>,
     thinning: Mutex<Thinning>,
     started: Instant,
 }
@@ -134,6 +137,7 @@ impl Link {
             sealer: Mutex::new(sealer),
             wire: Mutex::new(None),
             here: broadcast::Sender::new(MAX_OUTBOX),
+            living: Mutex::default(),
             thinning: Mutex::new(thinning),
             started: Instant::now(),
         }
@@ -159,13 +163,38 @@ impl Link {
 
     /// Sends a probe; `source` is the address that it leaves from.
     pub(super) async fn probe(&self, source: IpAddr, to: SocketAddr) -> io::Result<()> {
+        let probe = self.sealer().probe(self.now(), source, to).map_err(io::Error::other)?;
+        self.send(probe).await
+    }
+
+    /// Asks whether an incarnation lives.
+    pub(super) async fn ping(&self, to: SocketAddr, mark: Mark) -> io::Result<()> {
+        let ping = self.sealer().ping(self.now(), to, mark).map_err(io::Error::other)?;
+        self.send(ping).await
+    }
+
+    async fn send(&self, datagram: Datagram) -> io::Result<()> {
         let wire = self.wire.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(Weak::upgrade);
         let wire = wire.ok_or_else(|| io::Error::other("gossip is starting"))?;
-        let probe = self.sealer().probe(self.now(), source, to).map_err(io::Error::other)?;
-        wire.send_to(&probe.bytes, to).await?;
+        wire.send_to(&datagram.bytes, datagram.to).await?;
         add(&self.counters.sent_datagrams, 1);
-        add(&self.counters.sent_bytes, probe.bytes.len());
+        add(&self.counters.sent_bytes, datagram.bytes.len());
         Ok(())
+    }
+
+    fn lives(&self, mark: Mark) {
+        let mut living = self.living.lock().unwrap_or_else(PoisonError::into_inner);
+        // Between two looks there are as many as were asked; a member that says more is not listened to.
+        if living.len() < MAX_OUTBOX {
+            living.insert(mark);
+        }
+        drop(living);
+        self.processed.notify_one();
+    }
+
+    /// The incarnations that said they live since this was last called.
+    pub(super) fn take_living(&self) -> HashSet<Mark> {
+        std::mem::take(&mut *self.living.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The addresses that answer probes from here on.
@@ -257,7 +286,8 @@ impl SealedSocket {
             // Nobody listens while no sweep runs.
             Opened::Here(address) => drop(self.link.here.send(address)),
             Opened::Asked => add(&counters.said_again, 1),
-            Opened::Partial | Opened::Answered | Opened::Own => {}
+            Opened::Lives(mark) => self.link.lives(mark),
+            Opened::Partial | Opened::Answered | Opened::Pinged | Opened::Own => {}
         }
         None
     }

@@ -2,6 +2,7 @@
 //!
 //! Virtual time is exact whatever the machine; processor time is this machine's, for all nodes of the group together.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ struct Row {
     wire: Wire,
     converged: Option<f64>,
     idle_bytes: f64,
+    /// Pairs of which one took the other for dead although all lived, while nothing happened.
+    false_deaths: usize,
     detected_first: Option<f64>,
     detected_last: Option<f64>,
     processor: f64,
@@ -51,7 +54,7 @@ const IDLE: Duration = Duration::from_secs(20);
 pub fn bench(sizes: &[usize], wire: Wire, as_json: bool) -> ExitCode {
     if !as_json {
         println!(
-            "nodes   all know all   bytes a node a second   death seen by first, last   processor a node"
+            "nodes   all know all   bytes a node a second   false deaths   death seen by first, last   processor a node"
         );
     }
     for nodes in sizes {
@@ -79,7 +82,7 @@ impl Row {
                 json!({
                     "nodes": self.nodes, "loss_permille": self.wire.loss,
                     "one_way_ms": self.wire.one_way.as_millis() as u64, "converged_seconds": self.converged,
-                    "idle_bytes_per_node_per_second": self.idle_bytes.round(),
+                    "idle_bytes_per_node_per_second": self.idle_bytes.round(), "false_deaths": self.false_deaths,
                     "death_seen_first_seconds": self.detected_first, "death_seen_last_seconds": self.detected_last,
                     "processor_percent_per_node": self.processor,
                 })
@@ -88,10 +91,11 @@ impl Row {
         }
         let seconds = |time: Option<f64>| time.map_or_else(|| "never".to_owned(), |s| format!("{s:.2} s"));
         println!(
-            "{:>5}   {:>12}   {:>21.0}   {:>12}, {:>12}   {:>12.2} %",
+            "{:>5}   {:>12}   {:>21.0}   {:>12}   {:>12}, {:>12}   {:>12.2} %",
             self.nodes,
             seconds(self.converged),
             self.idle_bytes,
+            self.false_deaths,
             seconds(self.detected_first),
             seconds(self.detected_last),
             self.processor
@@ -180,6 +184,22 @@ async fn until(nodes: &[Gossip], holds: impl Fn(&PeerView) -> bool) -> (Option<f
     (first, None)
 }
 
+/// Looks on for so long; how many pairs there are of which one took the other for dead.
+async fn false_deaths(nodes: &[Gossip], time: Duration) -> usize {
+    let views: Vec<_> = nodes.iter().map(Gossip::view).collect();
+    let mut pairs = HashSet::new();
+    let began = Instant::now();
+    while began.elapsed() < time {
+        for (n, view) in views.iter().enumerate() {
+            let dead = view.borrow();
+            let dead = dead.peers.iter().filter(|(_, peer)| !peer.live);
+            pairs.extend(dead.map(|(id, _)| (n, id.clone())));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    pairs.len()
+}
+
 /// Everybody is given the same seeds, as one image for all would, and greets them until somebody is there, at the pace of the agent's
 /// discovery: a first greeting is lost now and then, with all that it leads to.
 async fn greet_seeds<G: Fn(SocketAddr)>(nodes: Vec<(G, watch::Receiver<Arc<PeerView>>)>, seeds: usize) {
@@ -215,7 +235,7 @@ async fn group(size: usize, wire: Wire) -> anyhow::Result<Row> {
     // What is left of the burst of the beginning is no idling.
     tokio::time::sleep(Duration::from_secs(15)).await;
     let (before, busy) = (bytes.load(Ordering::Relaxed), processor());
-    tokio::time::sleep(IDLE).await;
+    let false_deaths = false_deaths(&nodes, IDLE).await;
     let idle = (bytes.load(Ordering::Relaxed) - before) as f64;
     let busy = (processor() - busy).as_secs_f64();
     greeting.abort();
@@ -235,6 +255,7 @@ async fn group(size: usize, wire: Wire) -> anyhow::Result<Row> {
         wire,
         converged,
         idle_bytes: idle / a_node,
+        false_deaths,
         detected_first: first,
         detected_last: last,
         processor: 100.0 * busy / a_node,
