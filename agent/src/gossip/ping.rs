@@ -20,12 +20,14 @@ const BODY: usize = 16 + 8 + 16;
 /// How long an answer is good for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The mark of a node's generation.
+/// The mark of a node's generation at an address: copies of one disk may share the rest.
 #[must_use]
-pub fn mark(node: &str, generation: u64) -> Mark {
+pub fn mark(node: &str, generation: u64, address: SocketAddr) -> Mark {
     let mut text = digest::Context::new(&digest::SHA256);
     text.update(b"muster incarnation\0");
     text.update(&generation.to_be_bytes());
+    text.update(address.to_string().as_bytes());
+    text.update(b"\0");
     text.update(node.as_bytes());
     let mut mark = [0; 16];
     mark.copy_from_slice(&text.finish().as_ref()[..16]);
@@ -106,7 +108,7 @@ mod tests {
     }
 
     fn own(host: u8) -> Mark {
-        mark(&format!("node{host}"), 7)
+        mark(&format!("node{host}"), 7, at(host))
     }
 
     fn node(host: u8) -> Sealer {
@@ -147,7 +149,7 @@ mod tests {
     #[test]
     fn another_incarnation_does_not_speak_for_the_one_that_was_asked() {
         let (mut a, mut b) = met();
-        for other in [own(3), mark("node2", 6), mark("node2", 8)] {
+        for other in [own(3), mark("node2", 6, at(2)), mark("node2", 8, at(2)), mark("node2", 7, at(3))] {
             let ping = a.ping(NOW, at(2), other).unwrap();
             assert_eq!(open(&mut b, NOW, at(1), &ping.bytes), (Opened::Replayed, vec![]));
         }

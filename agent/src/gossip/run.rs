@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::knowledge::{CLAIM, PARAMETERS, Verdict};
 use super::network::Wire;
 use super::pace::{Dice, FANOUT, Pulse, QUESTIONS, Rounds};
-use super::seal::ping::mark;
+use super::seal::ping::{Mark, mark};
 use super::task::{Command, Shared};
 use super::transport::{SealedTransport, add, sleep_until};
 use super::view::{GossipCounters, MOST_MEMBERS};
@@ -105,7 +105,7 @@ pub(super) async fn run(
         Err(error) => return Ended::NotStarted(error),
     };
     drop(transport);
-    shared.link.sealer().set_mark(mark(&own.node_id, own.generation_id));
+    shared.link.sealer().set_mark(named(&own));
     let now = Instant::now();
     let mut driver = Driver {
         chitchat: handle.chitchat(),
@@ -155,6 +155,10 @@ pub(super) async fn run(
             return cause;
         }
     }
+}
+
+fn named(id: &ChitchatId) -> Mark {
+    mark(&id.node_id, id.generation_id, id.gossip_advertise_addr)
 }
 
 fn config(run: &Run) -> ChitchatConfig {
@@ -222,7 +226,7 @@ impl Driver {
         }
         let living = shared.link.take_living();
         if !living.is_empty() {
-            self.pulse.answered(now, |id| living.contains(&mark(&id.node_id, id.generation_id)));
+            self.pulse.answered(now, |id| living.contains(&named(id)));
         }
         self.silence = self.pulse.due(now);
         let (live, addresses) = self.judge(now, &look);
@@ -328,8 +332,7 @@ impl Driver {
             // One is always greeted: that also tells of the others, whose news are late, too.
             if self.pulse.questioned(&suspect) && greeted > 0 {
                 // What is not sent is asked again in a moment.
-                let _ =
-                    self.run.shared.link.ping(address, mark(&suspect.node_id, suspect.generation_id)).await;
+                let _ = self.run.shared.link.ping(address, named(&suspect)).await;
             } else if greeted < FANOUT {
                 greeted += 1;
                 self.greet(address);

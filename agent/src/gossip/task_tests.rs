@@ -650,7 +650,7 @@ async fn agents_that_know_no_light_question_are_not_taken_for_dead() {
 /// Not a check but the figures of the documentation: run with `--nocapture`.
 #[tokio::test(start_paused = true)]
 async fn idle_traffic_is_small() {
-    for (count, bound) in [(3, 2_000), (5, 3_000), (10, 5_000), (40, 25_000)] {
+    for (count, bound) in [(3, 2_000), (5, 3_000), (10, 5_000), (40, 28_000)] {
         let network = MemoryNetwork::default();
         network.set_fate(|_, _, _| vec![Duration::from_millis(1)]);
         let nodes = in_memory(&network, 1..=count).await;
