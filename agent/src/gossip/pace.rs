@@ -84,6 +84,12 @@ struct Beat {
     at: Instant,
 }
 
+impl Beat {
+    fn is_live(&self, now: Instant, hold: Duration) -> bool {
+        self.advances >= ADVANCES && now.duration_since(self.at) <= hold
+    }
+}
+
 /// Heartbeats as this node sees them advance.
 pub(super) struct Pulse {
     suspect: Duration,
@@ -125,7 +131,7 @@ impl Pulse {
     }
 
     fn is_live(&self, now: Instant, beat: &Beat) -> bool {
-        beat.advances >= ADVANCES && now.duration_since(beat.at) <= self.hold
+        beat.is_live(now, self.hold)
     }
 
     /// Live members that will soon not be, unless they answer when asked.
@@ -147,8 +153,7 @@ impl Pulse {
     /// Takes in that those live who are named so. It keeps who is live alive; who is not must show its heartbeat.
     pub(super) fn answered(&mut self, now: Instant, named: impl Fn(&ChitchatId) -> bool) {
         let hold = self.hold;
-        let live = |beat: &Beat| beat.advances >= ADVANCES && now.duration_since(beat.at) <= hold;
-        for (_, beat) in self.beats.iter_mut().filter(|(id, beat)| live(beat) && named(id)) {
+        for (_, beat) in self.beats.iter_mut().filter(|(id, beat)| beat.is_live(now, hold) && named(id)) {
             beat.at = now;
             beat.asked = 0;
         }

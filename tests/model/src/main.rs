@@ -173,16 +173,16 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
         }
         return Ok(std::process::ExitCode::SUCCESS);
     }
-    let wanted = |name: &str, quick: bool, endless: bool| match cli.name.as_str() {
-        "all" => !endless,
+    let wanted = |name: &str, quick: bool, expected: Result| match cli.name.as_str() {
+        "all" => expected != Result::Unfinished,
         "quick" => quick,
         one => one == name,
     };
     let whole: Vec<Whole> =
-        WHOLE.iter().filter(|model| wanted(model.name, model.quick, model.endless)).cloned().collect();
+        WHOLE.iter().filter(|model| wanted(model.name, model.quick, model.expected)).cloned().collect();
     let chosen: Vec<Founding> = MODELS
         .iter()
-        .filter(|model| wanted(model.name, model.quick, false))
+        .filter(|model| wanted(model.name, model.quick, model.expected))
         .map(|model| Founding {
             counters: cli.counters.unwrap_or(model.counters),
             candidates: cli.candidates.unwrap_or(model.candidates),

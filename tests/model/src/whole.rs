@@ -45,12 +45,10 @@ pub struct Whole {
     pub armed: bool,
     /// Whether an annulment is followed by founding again without discarding what was there.
     pub keeps: bool,
-    /// What must come out.
+    /// What must come out; `Unfinished` where nobody has seen the end: it runs by its name alone, for as long as `--limit` says.
     pub expected: Result,
     /// Whether it is in the quick set.
     pub quick: bool,
-    /// Whether nobody has seen its end: it runs by its name alone, for as long as `--limit` says, and is `unfinished`.
-    pub endless: bool,
     /// When the time given is over.
     pub until: Option<std::time::Instant>,
 }
@@ -68,7 +66,6 @@ const WHOLE_BASE: Whole = Whole {
     keeps: false,
     expected: Result::Holds,
     quick: true,
-    endless: false,
     until: None,
 };
 
@@ -104,29 +101,24 @@ pub const WHOLE: &[Whole] = &[
         annul: &[1],
         away: &[0],
         quick: false,
-        endless: true,
         expected: Result::Unfinished,
         ..WHOLE_BASE
     },
     Whole {
         name: "whole-away-other",
-        what: "whole agents: three machines, not the founder loses power at any point, it annuls, the other returns",
+        what: "whole agents: three machines, another than the founder loses power at any point, the founder annuls, it returns",
         annul: &[0],
         away: &[1],
         quick: false,
-        endless: true,
         expected: Result::Unfinished,
         ..WHOLE_BASE
     },
     Whole {
-        name: "whole-away-formed",
-        what: "whole agents: three that serve, one loses power at any point, the era is annulled on any, it returns",
+        name: "whole-formed",
+        what: "whole agents: three that serve, one loses power at any point, an operator annuls on any, it returns",
         annul: &[0, 1, 2],
         away: &[0, 1, 2],
         formed: true,
-        quick: false,
-        endless: true,
-        expected: Result::Unfinished,
         ..WHOLE_BASE
     },
     Whole {

@@ -55,12 +55,13 @@ impl Whole {
         (state != *last).then_some(state)
     }
 
-    /// Where it comes to when everybody hears everybody, one after the other, and nothing fails.
+    /// Where it comes to when everybody hears everybody, one after the other, anybody may nominate itself, and nothing fails.
     fn settled(&self, mut state: State) -> State {
+        let free = Whole { candidates: self.machines, ..self.clone() };
         let mut still = 0;
         for n in (0..self.machines).cycle() {
             let view = ((1_u8 << self.machines) - 1) & !(1 << n);
-            match self.turn(&state, n, view, false) {
+            match free.turn(&state, n, view, false) {
                 Some(next) => (state, still) = (next, 0),
                 None => still += 1,
             }
@@ -215,6 +216,18 @@ impl Model for Whole {
                     })
                 },
             ));
+            if self.formed {
+                properties.push(Property::always("a cluster of several is not annulled", |_, s: &State| {
+                    s.machines
+                        .iter()
+                        .all(|m| m.record.era == 1 && matches!(m.record.data, Data::Member { .. }))
+                }));
+                properties.push(Property::sometimes(
+                    "everybody serves after a word and a power cut",
+                    |m: &Whole, s: &State| s.used[0] && s.used[1] && (0..m.machines).all(|n| serves(s, n)),
+                ));
+                return properties;
+            }
             properties
                 .push(Property::sometimes("everybody serves in the second era", |m: &Whole, s: &State| {
                     (0..m.machines).all(|n| serves(s, n) && s.machines[n].record.era == 2)
@@ -237,5 +250,22 @@ impl Model for Whole {
             }));
         }
         properties
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::whole::WHOLE;
+
+    #[test]
+    fn who_begins_formed_serves_from_the_start() {
+        let formed: Vec<&Whole> = WHOLE.iter().filter(|model| model.formed).collect();
+        assert!(!formed.is_empty());
+        for model in formed {
+            for state in model.init_states() {
+                assert!((0..model.machines).all(|n| serves(&state, n)), "{}: {state:?}", model.name);
+            }
+        }
     }
 }
