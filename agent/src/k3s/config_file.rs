@@ -109,6 +109,10 @@ impl ConfigFile {
     }
 }
 
+/// Events that the aliases of one file may repeat, over all: far more than a configuration of k3s has, and few enough that a file of
+/// aliases of aliases takes neither memory nor time. The library's own bound, a million, let 278 bytes take 65 MiB.
+const MOST_REPEATED: usize = 10_000;
+
 /// The keys of a YAML mapping, plain.
 pub(crate) fn read_mapping(text: &str) -> Result<BTreeMap<String, Value>, ConfigError> {
     let blank = text.lines().all(|line| {
@@ -118,7 +122,9 @@ pub(crate) fn read_mapping(text: &str) -> Result<BTreeMap<String, Value>, Config
     if blank {
         return Ok(BTreeMap::new());
     }
-    let map: BTreeMap<String, Value> = serde_saphyr::from_str(text)
+    let limits = serde_saphyr::alias_limits! { max_total_replayed_events: MOST_REPEATED };
+    let options = serde_saphyr::options! { alias_limits: limits };
+    let map: BTreeMap<String, Value> = serde_saphyr::from_str_with_options(text, options)
         .map_err(|error| ConfigError { cause: first_line(&error.to_string()) })?;
     Ok(map.into_iter().map(|(key, value)| (plain_key(&key).to_owned(), value)).collect())
 }
@@ -208,6 +214,19 @@ mod tests {
         for text in ["{\"cluster-init\": tr", "- a\n- b\n", "server: \"https://10", "just words"] {
             assert!(ConfigFile::parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn aliases_are_followed_and_a_bomb_of_them_is_refused() {
+        let ten = |item: &str| [item; 10].join(", ");
+        let mut text = format!("a: &a [{}]\n", ten("x"));
+        text.push_str("tls-san: *a\n");
+        assert_eq!(read_mapping(&text).unwrap()["tls-san"].as_array().map(Vec::len), Some(10));
+        for (name, of) in [('b', 'a'), ('c', 'b'), ('d', 'c'), ('e', 'd')] {
+            text.push_str(&format!("{name}: &{name} [{}]\n", ten(&format!("*{of}"))));
+        }
+        let refused = read_mapping(&text).unwrap_err();
+        assert!(refused.to_string().contains("alias"), "{refused}");
     }
 
     #[test]
