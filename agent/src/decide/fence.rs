@@ -1,5 +1,7 @@
 //! Every reason to stand still, each with a name, and what other nodes have settled already.
 
+use std::sync::Arc;
+
 use super::{Act, Observed, Plan, SOON, STEADY, WAITING, acts, commits, waits};
 use crate::config::Settings;
 use crate::core::{Phase, Why};
@@ -63,7 +65,7 @@ pub(super) fn parked(seen: &Observed, settings: &Settings) -> Option<Plan> {
 /// What gossip has settled: an annulment that opens the next era, a certificate that was chosen, data to be discarded.
 pub(super) fn settled_by_others(seen: &Observed) -> Option<Plan> {
     let record = &seen.record;
-    let claims = || seen.peers.peers.values().map(|peer| &peer.claim);
+    let claims = || seen.peers.peers.values().map(|peer| &*peer.claim);
 
     if let Data::Discarding { reason } = &record.data {
         return Some(discarding(seen, reason));
@@ -128,11 +130,11 @@ pub(super) fn settled_by_others(seen: &Observed) -> Option<Plan> {
 }
 
 fn claims_live(seen: &Observed) -> impl Iterator<Item = &Claim> {
-    seen.peers.peers.values().filter(|peer| peer.live).map(|peer| &peer.claim)
+    seen.peers.peers.values().filter(|peer| peer.live).map(|peer| &*peer.claim)
 }
 
 /// Stores a certificate: the end of founding for this node.
-pub(super) fn store(seen: &Observed, certificate: Certificate) -> Plan {
+pub(super) fn store(seen: &Observed, certificate: Arc<Certificate>) -> Plan {
     let mut next = Record::clone(&seen.record);
     let detail =
         format!("cluster {} founded by {}", certificate.cluster_id.short(), certificate.founder_name);

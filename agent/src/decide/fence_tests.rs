@@ -41,7 +41,7 @@ fn an_annulment_is_refused_where_its_cluster_is_in_use_and_there_alone() {
 fn an_annulment_has_data_discarded_where_there_are_any() {
     let ours = settings(&[]);
     let (seen, born) = certified(&ours);
-    let joining = Data::Joining { role: Role::Server, cluster: born.cluster_id };
+    let joining = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
     for (data, discards) in
         [(Data::None, false), (joining, true), (Data::Provisional { ballot: ballot(1, 1) }, true)]
     {

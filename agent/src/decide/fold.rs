@@ -13,7 +13,7 @@ pub(super) fn decide(seen: &Observed, certificate: &Certificate) -> Result<Optio
         Err(Why::new("fold-refused", cause, "nothing was changed; the request lapses after 5 minutes"))
     };
     let named = |claim: &&Claim| claim.name == request.into || claim.address.to_string() == request.into;
-    let live = seen.peers.peers.values().filter(|peer| peer.live).map(|peer| &peer.claim);
+    let live = seen.peers.peers.values().filter(|peer| peer.live).map(|peer| &*peer.claim);
     let Some(server) = live.filter(named).max_by_key(|claim| claim.voter == Some(true)) else {
         return refused(format!("{} is not live in gossip", request.into));
     };

@@ -159,7 +159,7 @@ pub(super) fn leaves(seen: &Observed, role: Role, certificate: &Certificate) -> 
 /// Another server that leaves, or is being removed, and comes before this one: two that count on each other would both go.
 fn leaves_first(seen: &Observed) -> Option<&str> {
     let deleting = seen.heal.nodes.yes().into_iter().flatten().filter(|node| node.server && node.deleting);
-    let peers = seen.peers.peers.values().filter(|peer| peer.live).map(|peer| &peer.claim);
+    let peers = seen.peers.peers.values().filter(|peer| peer.live).map(|peer| &*peer.claim);
     let leaves = peers.filter(|claim| claim.why == "leaving" && claim.owner < seen.node.id);
     deleting
         .map(|node| node.name.as_str())
@@ -176,7 +176,7 @@ pub(super) fn alive(seen: &Observed, certificate: &Certificate) -> BTreeSet<Stri
         .peers
         .values()
         .filter(|peer| peer.live)
-        .map(|peer| &peer.claim)
+        .map(|peer| &*peer.claim)
         .filter(same)
         .filter(|claim| claim.role == Role::Server && claim.voter == Some(true))
         .map(|claim| claim.name.clone())
@@ -256,7 +256,7 @@ pub(super) fn split(seen: &Observed, certificate: &Certificate) -> Option<Why> {
         );
         return Some(Why::new("members-split", detail, next));
     }
-    let mut peers = seen.peers.peers.values().filter(|peer| peer.live).map(|peer| &peer.claim);
+    let mut peers = seen.peers.peers.values().filter(|peer| peer.live).map(|peer| &*peer.claim);
     let told = peers.find(|claim| {
         let ours = claim.certificate.as_ref().is_some_and(|one| one.cluster_id == certificate.cluster_id);
         ours && roles::is_current(seen, claim) && claim.why == "members-split"

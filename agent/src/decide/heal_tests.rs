@@ -1,6 +1,8 @@
 //! What a machine does about itself, and that only the holder of the Lease does anything about others.
 
-use super::super::tests::{address, certified, claim, hears, record, rule, server, settings, view};
+use std::sync::Arc;
+
+use super::super::tests::{address, certified, claim, heal_of, hears, record, rule, server, settings, view};
 use super::*;
 use crate::decide::decide;
 use crate::decide::{MemberSeen, UnitSeen};
@@ -24,25 +26,25 @@ fn certificates_are_renewed_one_server_at_a_time() {
             until: Some(seen.now + std::time::Duration::from_secs(5)),
         })
     };
-    seen.heal.leaf_ends = Known::Yes(20 * day);
+    heal_of(&mut seen).leaf_ends = Known::Yes(20 * day);
     assert!(!restarts(&seen), "it is not its turn");
     // One that was restarted in vain says so, and does not keep the turn from the others.
     let mut vain = seen.clone();
-    vain.heal.restarted = Some(vain.now - std::time::Duration::from_secs(1));
+    heal_of(&mut vain).restarted = Some(vain.now - std::time::Duration::from_secs(1));
     let said = decide(&vain, &ours).why.into_iter().find(|why| why.rule == "certificate-renewal").unwrap();
     assert!(said.next.contains("less than a day ago"), "{said:?}");
     assert!(!heal::renewal_due(&vain.heal.leaf_ends, vain.heal.restarted, vain.now));
     assert!(decide(&seen, &ours).why.iter().any(|why| why.rule == "certificate-renewal"));
-    seen.heal.turn = mine(&seen);
+    heal_of(&mut seen).turn = mine(&seen);
     assert!(restarts(&seen));
     for (what, change) in [
-        ("time enough", (|seen| seen.heal.leaf_ends = Known::Yes(40 * 86_400)) as fn(&mut Observed)),
-        ("not known", |seen| seen.heal.leaf_ends = Known::unknown("certificates", "unread")),
+        ("time enough", (|seen| heal_of(seen).leaf_ends = Known::Yes(40 * 86_400)) as fn(&mut Observed)),
+        ("not known", |seen| heal_of(seen).leaf_ends = Known::unknown("certificates", "unread")),
         ("another server does not vote", |seen| {
-            view(seen).peers.get_mut(&id(3)).unwrap().claim.voter = Some(false);
+            view(seen).peers.get_mut(&id(3)).unwrap().claim_mut().voter = Some(false);
         }),
         ("another server is dead", |seen| view(seen).peers.get_mut(&id(3)).unwrap().live = false),
-        ("it was just restarted", |seen| seen.heal.restarted = Some(seen.now)),
+        ("it was just restarted", |seen| heal_of(seen).restarted = Some(seen.now)),
     ] {
         let mut other = seen.clone();
         change(&mut other);
@@ -54,25 +56,25 @@ fn certificates_are_renewed_one_server_at_a_time() {
     let fourth = server(4, &born, &ours);
     hears(&mut late, fourth, &ours);
     view(&mut late).peers.get_mut(&id(4)).unwrap().live = false;
-    late.heal.leaf_ends = Known::Yes(7 * day);
+    heal_of(&mut late).leaf_ends = Known::Yes(7 * day);
     assert!(!restarts(&late), "two of four are no majority");
     late.k3s.members = Known::Yes((1..=3).map(|n| listed(n, n)).collect());
     let mut dead = late.clone();
     view(&mut dead).peers.get_mut(&id(3)).unwrap().live = false;
     assert!(!restarts(&dead), "one of three is no majority");
-    dead.heal.leaf_ends = Known::Yes(2 * day);
+    heal_of(&mut dead).leaf_ends = Known::Yes(2 * day);
     assert!(restarts(&dead));
-    dead.heal.turn = Known::Absent;
+    heal_of(&mut dead).turn = Known::Absent;
     assert!(!restarts(&dead), "it is not its turn");
     // The only server has nobody to wait for.
-    record(&mut seen).certificate.as_mut().unwrap().first_servers = vec![id(1)];
+    Arc::make_mut(record(&mut seen).certificate.as_mut().unwrap()).first_servers = vec![id(1)];
     seen.k3s.members = Known::Yes(vec![listed(1, 1)]);
     view(&mut seen).peers.clear();
     assert!(restarts(&seen));
 }
 
 /// Node 1 as a server that served beside 2 and 3, and does not run now.
-fn member(ours: &Settings) -> (Observed, Certificate) {
+fn member(ours: &Settings) -> (Observed, Arc<Certificate>) {
     let (mut seen, born) = certified(ours);
     hears(&mut seen, server(3, &born, ours), ours);
     record(&mut seen).data = Data::Member { role: Role::Server, cluster: born.cluster_id.clone() };
@@ -84,14 +86,14 @@ fn member(ours: &Settings) -> (Observed, Certificate) {
 }
 
 /// The same node, serving and holding the Lease.
-fn healer(ours: &Settings) -> (Observed, Certificate) {
+fn healer(ours: &Settings) -> (Observed, Arc<Certificate>) {
     let (mut seen, born) = member(ours);
     seen.k3s.server_unit = Known::Yes(UnitSeen::Active);
     for fact in [&mut seen.k3s.voter, &mut seen.k3s.api, &mut seen.k3s.ready] {
         *fact = Known::Yes(true);
     }
     seen.k3s.members = Known::Yes((1..=3).map(|n| listed(n, n)).collect());
-    seen.heal = HealSeen {
+    *heal_of(&mut seen) = HealSeen {
         lease: Known::Yes(Holder {
             id: id(1).as_str().into(),
             until: Some(seen.now + std::time::Duration::from_secs(5)),
@@ -127,7 +129,7 @@ fn a_member_that_was_just_added_keeps_its_data_whatever_k3s_says_meanwhile() {
     let ours = settings(&[]);
     let (mut seen, certificate) = member(&ours);
     std::sync::Arc::make_mut(&mut seen.record).data =
-        Data::Joining { role: Role::Server, cluster: certificate.cluster_id };
+        Data::Joining { role: Role::Server, cluster: certificate.cluster_id.clone() };
     seen.k3s.trouble = vec![Why::new("k3s-not-a-member", "not a member", "")];
     // The list was asked for a moment before the member was added.
     seen.members = Known::Yes(vec![listed(2, 2), listed(3, 3)]);
@@ -150,7 +152,7 @@ fn a_member_that_was_just_added_keeps_its_data_whatever_k3s_says_meanwhile() {
 fn a_removed_member_joins_anew_only_on_the_word_of_a_server_that_serves() {
     let ours = settings(&[]);
     let (mut seen, _) = member(&ours);
-    seen.heal.tombstone = Known::Yes(());
+    heal_of(&mut seen).tombstone = Known::Yes(());
     // Nobody was asked yet.
     let plan = decide(&seen, &ours);
     assert_eq!(rule(&plan), "removal-unverified");
@@ -168,13 +170,13 @@ fn a_removed_member_joins_anew_only_on_the_word_of_a_server_that_serves() {
     assert!(discards(&plan));
     // Nobody serves: nobody's word.
     for peer in view(&mut seen).peers.values_mut() {
-        peer.claim.api = Some(false);
+        peer.claim_mut().api = Some(false);
     }
     let plan = decide(&seen, &ours);
     assert_eq!((rule(&plan), discards(&plan)), ("removal-unverified", false));
     // A member that votes is not removed, whatever stands in a file.
     for peer in view(&mut seen).peers.values_mut() {
-        peer.claim.api = Some(true);
+        peer.claim_mut().api = Some(true);
     }
     assert!(discards(&decide(&seen, &ours)));
     seen.k3s.voter = Known::Yes(true);
@@ -212,7 +214,7 @@ fn a_member_that_does_not_vote_asks_whether_it_is_one() {
     joins.watch.voteless_since = None;
     assert!(!discards(&decide(&joins, &ours)), "its etcd has not run");
     for peer in view(&mut seen).peers.values_mut() {
-        peer.claim.api = Some(false);
+        peer.claim_mut().api = Some(false);
     }
     assert!(!discards(&decide(&seen, &ours)) && !asks(&seen));
 }
@@ -234,17 +236,17 @@ fn a_server_without_its_log_or_its_address_needs_no_word_of_k3s() {
     let (mut seen, _) = member(&ours);
     assert!(!discards(&decide(&seen, &ours)));
     // k3s has made certificates anew on an empty disk, so that there is data of a kind.
-    seen.heal.wal = Known::Absent;
+    heal_of(&mut seen).wal = Known::Absent;
     assert!(discards(&decide(&seen, &ours)));
     // While nobody serves, nobody can take it in: the disk may be mounted late.
     let mut alone = seen.clone();
     for n in [2, 3] {
-        view(&mut alone).peers.get_mut(&id(n)).unwrap().claim.voter = Some(false);
+        view(&mut alone).peers.get_mut(&id(n)).unwrap().claim_mut().voter = Some(false);
     }
     assert_eq!(rule(&decide(&alone, &ours)), "data-missing");
-    seen.heal.wal = Known::unknown("etcd's log", "unread");
+    heal_of(&mut seen).wal = Known::unknown("etcd's log", "unread");
     assert!(!discards(&decide(&seen, &ours)));
-    seen.heal.wal = Known::Yes(());
+    heal_of(&mut seen).wal = Known::Yes(());
     record(&mut seen).voters.insert("node1".into(), address(99));
     assert_eq!(rule(&decide(&seen, &ours)), "removal-unverified");
     seen.members = Known::Yes(vec![listed(1, 99), listed(2, 2), listed(3, 3)]);
@@ -265,7 +267,7 @@ fn an_ordered_agent_changes_its_role_and_stops_the_old_one_first() {
     seen.k3s.agent_unit = Known::Yes(UnitSeen::Active);
     seen.k3s.ready = Known::Yes(true);
     assert_eq!(decide(&seen, &ours).phase, Phase::Serving);
-    seen.heal.order = Some(Order::Server);
+    heal_of(&mut seen).order = Some(Order::Server);
     let plan = decide(&seen, &ours);
     assert_eq!(rule(&plan), "promoted");
     let next = *plan.commit.unwrap();
@@ -288,8 +290,9 @@ fn who_finds_the_servers_complete_goes_back() {
     record(&mut seen).data = Data::Joining { role: Role::Server, cluster: born.cluster_id.clone() };
     seen.members = Known::Yes((2..=4).map(|n| listed(n, n)).collect());
     assert!(!discards(&decide(&seen, &ours)), "a first server has its place");
-    record(&mut seen).certificate.as_mut().unwrap().first_servers = vec![id(2)];
-    view(&mut seen).peers.get_mut(&id(2)).unwrap().claim.certificate = record(&mut seen).certificate.clone();
+    Arc::make_mut(record(&mut seen).certificate.as_mut().unwrap()).first_servers = vec![id(2)];
+    view(&mut seen).peers.get_mut(&id(2)).unwrap().claim_mut().certificate =
+        record(&mut seen).certificate.clone();
     assert!(discards(&decide(&seen, &ours)));
     seen.k3s.server_data = Known::Yes(());
     assert!(!discards(&decide(&seen, &ours)), "with data it may be a member by now");
@@ -299,7 +302,7 @@ fn who_finds_the_servers_complete_goes_back() {
 fn leaving_needs_a_quorum_without_this_machine() {
     let ours = settings(&[]);
     let (mut seen, _) = healer(&ours);
-    seen.heal.leave = Some(LeaveRequest { reason: "workshop".into() });
+    heal_of(&mut seen).leave = Some(LeaveRequest { reason: "workshop".into() });
     let plan = decide(&seen, &ours);
     assert_eq!(rule(&plan), "leaving");
     assert!(
@@ -307,7 +310,7 @@ fn leaving_needs_a_quorum_without_this_machine() {
     );
     // Another one leaves first.
     let mut beside = seen.clone();
-    if let Known::Yes(nodes) = &mut beside.heal.nodes {
+    if let Known::Yes(nodes) = &mut heal_of(&mut beside).nodes {
         nodes[1].deleting = true;
     }
     let plan = decide(&beside, &ours);
@@ -320,7 +323,7 @@ fn leaving_needs_a_quorum_without_this_machine() {
     assert!(discards(&decide(&seen, &ours)));
     // One of the others is dead: two of three live, and one of two would.
     let (mut seen, _) = healer(&ours);
-    seen.heal.leave = Some(LeaveRequest { reason: "workshop".into() });
+    heal_of(&mut seen).leave = Some(LeaveRequest { reason: "workshop".into() });
     view(&mut seen).peers.get_mut(&id(3)).unwrap().live = false;
     let plan = decide(&seen, &ours);
     assert_eq!(plan.phase, Phase::Serving);
@@ -336,20 +339,21 @@ fn an_agent_that_leaves_moves_its_pods_away_first() {
     record(&mut seen).served = true;
     (seen.k3s.agent_unit, seen.k3s.agent_data) = (Known::Yes(UnitSeen::Active), Known::Yes(()));
     seen.k3s.ready = Known::Yes(true);
-    seen.heal.leave = Some(LeaveRequest { reason: "workshop".into() });
+    heal_of(&mut seen).leave = Some(LeaveRequest { reason: "workshop".into() });
     let plan = decide(&seen, &ours);
     assert_eq!((rule(&plan), plan.phase), ("leaving", Phase::Degraded));
     assert!(
         matches!(&plan.acts[..], [Act::Heal { remedy: Remedy::DrainSelf { name }, .. }] if name == "node1")
     );
-    seen.heal.draining = Some("node1".into());
+    heal_of(&mut seen).draining = Some("node1".into());
     let plan = decide(&seen, &ours);
     assert_eq!((rule(&plan), plan.acts.len()), ("leaving", 0), "one drain is enough");
     let mut drained = seen.clone();
-    (drained.heal.draining, drained.heal.drained) = (None, Some("node1".into()));
+    let heal = heal_of(&mut drained);
+    (heal.draining, heal.drained) = (None, Some("node1".into()));
     assert!(discards(&decide(&drained, &ours)));
     // Nobody answers for Kubernetes: it asks for a while, and goes then.
-    seen.heal.draining = None;
+    heal_of(&mut seen).draining = None;
     for (ready, asked, goes) in [
         (Known::unknown("this node's Node", "no answer"), None, false),
         (Known::unknown("this node's Node", "no answer"), Some(29), false),
@@ -359,7 +363,7 @@ fn an_agent_that_leaves_moves_its_pods_away_first() {
     ] {
         seen.k3s.ready = ready;
         seen.now = Duration::from_secs(500);
-        seen.heal.unheard_since = asked.map(|asked| seen.now - Duration::from_secs(asked));
+        heal_of(&mut seen).unheard_since = asked.map(|asked| seen.now - Duration::from_secs(asked));
         let plan = decide(&seen, &ours);
         assert_eq!(discards(&plan), goes, "{asked:?}");
         if !goes {
@@ -372,7 +376,7 @@ fn an_agent_that_leaves_moves_its_pods_away_first() {
 fn ages_begin_with_what_is_seen_and_an_unread_list_keeps_them() {
     let ours = settings(&[]);
     let (mut seen, _) = healer(&ours);
-    seen.heal.leave = Some(LeaveRequest { reason: "workshop".into() });
+    heal_of(&mut seen).leave = Some(LeaveRequest { reason: "workshop".into() });
     seen.k3s.members = Known::Yes(vec![listed(1, 1), listed(2, 2)]);
     let at = Duration::from_secs;
     let no_answer = || Known::unknown("this node's Node", "no answer");
@@ -406,10 +410,10 @@ fn ages_begin_with_what_is_seen_and_an_unread_list_keeps_them() {
 fn a_machine_that_left_stays_out_until_that_is_taken_back() {
     let ours = settings(&[]);
     let (mut seen, _) = certified(&ours);
-    seen.heal.leave = Some(LeaveRequest { reason: "workshop".into() });
+    heal_of(&mut seen).leave = Some(LeaveRequest { reason: "workshop".into() });
     let plan = decide(&seen, &ours);
     assert_eq!((rule(&plan), plan.phase), ("left-cluster", Phase::Parked));
-    seen.heal.leave = None;
+    heal_of(&mut seen).leave = None;
     assert_ne!(rule(&decide(&seen, &ours)), "left-cluster");
 }
 
@@ -423,7 +427,8 @@ fn a_lost_quorum_names_who_is_missing() {
     view(&mut seen).peers.get_mut(&id(2)).unwrap().live = false;
     assert_ne!(rule(&decide(&seen, &ours)), "quorum-lost", "two of three are enough");
     view(&mut seen).peers.get_mut(&id(3)).unwrap().live = false;
-    seen.heal.silent.insert(id(2), seen.now - std::time::Duration::from_secs(7));
+    let at = seen.now - std::time::Duration::from_secs(7);
+    heal_of(&mut seen).silent.insert(id(2), at);
     let plan = decide(&seen, &ours);
     assert_eq!(rule(&plan), "quorum-lost");
     let detail = &plan.why[0].detail;
@@ -448,11 +453,13 @@ fn two_clusters_under_one_certificate_freeze_both_sides() {
     let (seen, born) = healer(&ours);
     let freezes = |plan: &Plan| plan.phase == Phase::Degraded && plan.acts.is_empty();
     let mut one = seen.clone();
-    one.heal.leaf_ends = Known::Yes(86_400);
-    one.heal.strangers.insert("node3".into(), one.now - std::time::Duration::from_secs(29));
+    heal_of(&mut one).leaf_ends = Known::Yes(86_400);
+    let at = one.now - std::time::Duration::from_secs(29);
+    heal_of(&mut one).strangers.insert("node3".into(), at);
     let plan = decide(&one, &ours);
     assert_eq!((plan.phase, rule(&plan)), (Phase::Serving, "serving"), "a moment may be a list that is late");
-    one.heal.strangers.insert("node3".into(), one.now - std::time::Duration::from_secs(30));
+    let at = one.now - std::time::Duration::from_secs(30);
+    heal_of(&mut one).strangers.insert("node3".into(), at);
     let plan = decide(&one, &ours);
     assert_eq!(rule(&plan), "members-split");
     assert!(freezes(&plan), "{plan:?}");
@@ -482,11 +489,11 @@ fn only_the_holder_of_the_lease_heals_and_only_while_it_holds_it() {
     };
     hears(&mut seen, agent, &ours);
     view(&mut seen).peers.get_mut(&id(3)).unwrap().live = false;
-    seen.heal.reach.insert(address(3), Reach::Silent);
-    if let Known::Yes(nodes) = &mut seen.heal.nodes {
+    heal_of(&mut seen).reach.insert(address(3), Reach::Silent);
+    if let Known::Yes(nodes) = &mut heal_of(&mut seen).nodes {
         nodes[2].ready = Known::Yes(false);
     }
-    seen.heal.since.insert("node3".into(), (heal::Verdict::Dead, std::time::Duration::ZERO));
+    heal_of(&mut seen).since.insert("node3".into(), (heal::Verdict::Dead, std::time::Duration::ZERO));
     seen.now = std::time::Duration::from_secs(1_000);
     let heals = |seen: &Observed| {
         decide(seen, &ours)
@@ -495,7 +502,7 @@ fn only_the_holder_of_the_lease_heals_and_only_while_it_holds_it() {
             .any(|act| matches!(act, Act::Heal { remedy: Remedy::Remove { .. }, .. }))
     };
     let hold = |seen: &mut Observed, until: Option<u64>| {
-        seen.heal.lease =
+        heal_of(seen).lease =
             Known::Yes(Holder { id: "x".into(), until: until.map(std::time::Duration::from_secs) });
     };
     hold(&mut seen, Some(1_001));
@@ -504,7 +511,7 @@ fn only_the_holder_of_the_lease_heals_and_only_while_it_holds_it() {
     assert!(!heals(&seen), "its time is over");
     hold(&mut seen, None);
     assert!(!heals(&seen), "another one's");
-    seen.heal.lease = Known::unknown("the Lease", "no answer");
+    heal_of(&mut seen).lease = Known::unknown("the Lease", "no answer");
     assert!(!heals(&seen));
     hold(&mut seen, Some(1_001));
     let off = settings(&[("MUSTER_HEALING_MODE", "off")]);

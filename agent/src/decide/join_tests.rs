@@ -1,5 +1,7 @@
 //! The first steps with a certificate: what becomes of a provisional cluster, of data of another one, and what k3s needs first.
 
+use std::sync::Arc;
+
 use super::super::decide;
 use super::super::tests::{address, certified, hears, record, rule, server, settings};
 use super::*;
@@ -27,7 +29,7 @@ fn a_provisional_cluster_becomes_the_one_only_under_its_founder_and_its_ca() {
         assert_eq!(rule(&plan), wanted, "{founder} {disk_ca:?}");
         let data = plan.commit.map(|next| next.data);
         let is_right = match wanted {
-            "founded" => data == Some(Data::Member { role: Role::Server, cluster: born.cluster_id }),
+            "founded" => data == Some(Data::Member { role: Role::Server, cluster: born.cluster_id.clone() }),
             "discarding" => matches!(data, Some(Data::Discarding { .. })),
             _ => data.is_none(),
         };
@@ -40,7 +42,7 @@ fn data_of_another_cluster_are_discarded_and_its_own_are_kept() {
     let ours = settings(&[]);
     let (seen, born) = certified(&ours);
     let other = ClusterId::from_digest(&[77; 32]);
-    for (cluster, discards) in [(other, true), (born.cluster_id, false)] {
+    for (cluster, discards) in [(other, true), (born.cluster_id.clone(), false)] {
         for data in [
             Data::Joining { role: Role::Server, cluster: cluster.clone() },
             Data::Member { role: Role::Agent, cluster: cluster.clone() },
@@ -113,7 +115,7 @@ fn a_server_that_had_begun_to_join_starts_again_and_asks_nobody() {
 }
 
 fn record_role(seen: &mut Observed, role: Role) {
-    let cluster = certified(&settings(&[])).1.cluster_id;
+    let cluster = certified(&settings(&[])).1.cluster_id.clone();
     record(seen).data = Data::Joining { role, cluster };
 }
 
@@ -192,7 +194,10 @@ fn a_member_that_is_not_ready_founds_joins_or_is_degraded() {
         (2, true, Phase::Degraded),
     ] {
         let (mut seen, _) = certified(&ours);
-        let born = Certificate { first_servers: vec![seen.node.id.clone()], ..certificate(founder) };
+        let born = Arc::new(Certificate {
+            first_servers: vec![seen.node.id.clone()],
+            ..(*certificate(founder)).clone()
+        });
         record(&mut seen).certificate = Some(born.clone());
         serves(&mut seen, Role::Server, &born);
         record(&mut seen).served = served;

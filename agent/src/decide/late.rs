@@ -44,7 +44,7 @@ pub(super) fn gives_up(seen: &Observed, settings: &Settings) -> Option<Plan> {
     if voters.peek().is_none() || voters.any(|member| roles::is_this(seen, member)) {
         return None;
     }
-    let cause = seen.k3s.trouble.first().map_or("k3s does not come up", |why| why.detail.as_str());
+    let cause = seen.k3s.trouble.first().map_or("k3s does not come up", |why| &*why.detail);
     let reason = format!("{GAVE_UP} in {} s: {cause}", seen.watch.trying_for.as_secs());
     let mut next = Record::clone(&seen.record);
     next.data = Data::Discarding { reason: reason.clone() };

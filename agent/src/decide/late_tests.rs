@@ -1,6 +1,6 @@
 //! A machine that was to become a server and cannot.
 
-use super::super::tests::{address, certified, hears, record, rule, server, settings};
+use super::super::tests::{address, certified, heal_of, hears, record, rule, server, settings};
 use super::*;
 use crate::decide::{MemberSeen, UnitSeen, decide};
 use crate::ledger::Data;
@@ -19,7 +19,7 @@ fn trying(ours: &Settings) -> Observed {
     seen.k3s.trouble = vec![Why::new("k3s-port-taken", "another program holds a port", "")];
     seen.watch.trying_for = ours.healing.patience + MARGIN;
     seen.members = Known::Yes(vec![listed("node2", false, 2), listed("node3", false, 3)]);
-    seen.heal.wal = Known::Absent;
+    heal_of(&mut seen).wal = Known::Absent;
     seen
 }
 
@@ -50,10 +50,10 @@ fn it_gives_up_when_its_time_is_over_and_it_is_known_to_be_no_voter() {
         ("a learner that never started", |seen| learner(seen, "", 1), true),
         ("a learner of its name", |seen| learner(seen, "node1", 1), true),
         ("another's learner", |seen| learner(seen, "", 4), true),
-        ("its etcd has run", |seen| seen.heal.wal = Known::Yes(()), false),
+        ("its etcd has run", |seen| heal_of(seen).wal = Known::Yes(()), false),
         (
             "whether its etcd has run is not known",
-            |seen| seen.heal.wal = Known::unknown("wal", "unread"),
+            |seen| heal_of(seen).wal = Known::unknown("wal", "unread"),
             false,
         ),
         ("it votes, by another's word", |seen| votes(seen, "node1", 1), false),
@@ -120,10 +120,10 @@ fn who_gave_up_is_an_agent_and_no_spare_for_a_while() {
     assert_eq!(rule(&plan), "serving");
     assert!(plan.why.iter().any(|why| why.rule == "server-start-failed"), "{:?}", plan.why);
     assert!(!plan.eligible);
-    seen.heal.order = Some(crate::heal::Order::Server);
+    heal_of(&mut seen).order = Some(crate::heal::Order::Server);
     assert_eq!(role(&seen), None, "an order that still stands is not carried out");
     assert_eq!(rule(&decide(&seen, &ours)), "host-unfit-for-server");
-    seen.heal.order = None;
+    heal_of(&mut seen).order = None;
     seen.watch.gave_up = Some(seen.now - AGAIN);
     assert!(decide(&seen, &ours).eligible);
 }

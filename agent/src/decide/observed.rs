@@ -41,7 +41,7 @@ pub struct Observed {
     /// k3s on this machine.
     pub k3s: K3sSeen,
     /// What healing looks at.
-    pub heal: HealSeen,
+    pub heal: Arc<HealSeen>,
     /// What the sources of peers said, and what they know for certain.
     pub discovery: DiscoverySeen,
 }

@@ -173,7 +173,7 @@ fn of_cluster<'a>(
     seen: &'a Observed,
     certificate: &'a Certificate,
 ) -> impl Iterator<Item = (&'a Claim, bool)> {
-    let peers = seen.peers.peers.values().map(|peer| (&peer.claim, peer.live));
+    let peers = seen.peers.peers.values().map(|peer| (&*peer.claim, peer.live));
     peers.filter(|(claim, _)| {
         claim.certificate.as_ref().is_some_and(|one| one.cluster_id == certificate.cluster_id)
     })
@@ -226,7 +226,7 @@ fn survive(
             "{} at {} is live and has not given its data up yet (it says: {})",
             other.name,
             other.address,
-            if other.why.is_empty() { "nothing" } else { other.why.as_str() }
+            if other.why.is_empty() { "nothing" } else { &*other.why }
         );
         let next = "goes on when it has, or is silent: it may be switched off";
         return waits(Phase::Degraded, Why::new("recovery-waits-for-fence", detail, next), WAITING);

@@ -11,7 +11,7 @@ use crate::ledger::{Fold, RecoveryStep};
 fn recovery(number: u64, survivor: u8) -> Recovery {
     Recovery {
         number,
-        cluster: certificate(1).cluster_id,
+        cluster: certificate(1).cluster_id.clone(),
         survivor: id(survivor),
         name: format!("node{survivor}"),
         reason: "rack burnt".into(),
@@ -19,11 +19,11 @@ fn recovery(number: u64, survivor: u8) -> Recovery {
 }
 
 fn member(role: Role) -> Data {
-    Data::Member { role, cluster: certificate(1).cluster_id }
+    Data::Member { role, cluster: certificate(1).cluster_id.clone() }
 }
 
 fn recovering(number: u64, attempt: u32, step: RecoveryStep) -> Data {
-    Data::Recovering { cluster: certificate(1).cluster_id, number, attempt, step }
+    Data::Recovering { cluster: certificate(1).cluster_id.clone(), number, attempt, step }
 }
 
 /// Node 1, a server of three whose others are silent, k3s up and without a quorum.
@@ -43,7 +43,7 @@ fn stranded(ours: &Settings) -> Observed {
     kept.voters = (1..=3).map(|n| (format!("node{n}"), address(n))).collect();
     seen.k3s.server_unit = Known::Yes(UnitSeen::Active);
     seen.k3s.server_data = Known::Yes(());
-    seen.k3s.disk_ca = Known::Yes(certificate(1).ca_hash);
+    seen.k3s.disk_ca = Known::Yes(certificate(1).ca_hash.clone());
     seen.k3s.configuration = Known::Yes(());
     seen.k3s.voter = Known::Yes(false);
     seen.k3s.api = Known::Yes(false);
@@ -70,10 +70,10 @@ fn a_request_is_carried_out_only_while_the_quorum_is_lost() {
         // A request of an earlier state of things does nothing, and is no refusal either.
         ("quorum-lost", false, |seen, _| record(seen).recovery = Some(recovery(3, 1))),
         ("recovery-refused", false, |seen, _| {
-            seen.heal.recover.as_mut().unwrap().survivor = "node2".into();
+            heal_of(seen).recover.as_mut().unwrap().survivor = "node2".into();
         }),
         ("recovery-refused", false, |seen, _| {
-            seen.heal.recover.as_mut().unwrap().destroyed.clear();
+            heal_of(seen).recover.as_mut().unwrap().destroyed.clear();
         }),
         ("recovery-refused", false, |seen, _| seen.k3s.voter = Known::Yes(true)),
         ("recovery-refused", false, |seen, ours| hears(seen, server(2, &certificate(1), ours), ours)),
@@ -86,7 +86,7 @@ fn a_request_is_carried_out_only_while_the_quorum_is_lost() {
     ];
     for (wanted, done, change) in cases {
         let mut seen = stranded(&ours);
-        seen.heal.recover = Some(request());
+        heal_of(&mut seen).recover = Some(request());
         change(&mut seen, &ours);
         let plan = decide(&seen, &ours);
         assert_eq!(rule(&plan), *wanted, "{:?}", plan.why);
@@ -104,7 +104,7 @@ fn a_request_is_carried_out_only_while_the_quorum_is_lost() {
 #[test]
 fn who_hears_of_a_decision_keeps_it_and_servers_of_the_time_before_give_up() {
     let ours = settings(&[]);
-    let joining = |role| Data::Joining { role, cluster: certificate(1).cluster_id };
+    let joining = |role| Data::Joining { role, cluster: certificate(1).cluster_id.clone() };
     let cases = [
         (member(Role::Server), None, true),
         (joining(Role::Server), None, true),
@@ -135,7 +135,7 @@ fn who_hears_of_a_decision_keeps_it_and_servers_of_the_time_before_give_up() {
 #[test]
 fn a_decision_that_is_known_or_of_another_cluster_or_this_servers_own_changes_nothing() {
     let ours = settings(&[]);
-    let foreign = Recovery { cluster: certificate(7).cluster_id, ..recovery(9, 4) };
+    let foreign = Recovery { cluster: certificate(7).cluster_id.clone(), ..recovery(9, 4) };
     for (known, heard, wanted) in [
         (Some(recovery(2, 4)), recovery(2, 4), "quorum-lost"),
         (Some(recovery(2, 4)), recovery(1, 3), "quorum-lost"),
@@ -206,7 +206,7 @@ fn a_live_server_that_has_not_given_up_holds_the_reset_back() {
 #[test]
 fn a_machine_goes_over_only_to_a_server_that_is_proven_and_another_cluster() {
     let ours = settings(&[]);
-    let ca = || Known::Yes(certificate(1).ca_hash);
+    let ca = || Known::Yes(certificate(1).ca_hash.clone());
     let list = |names: &[u8]| {
         Known::Yes(
             names
@@ -224,7 +224,7 @@ fn a_machine_goes_over_only_to_a_server_that_is_proven_and_another_cluster() {
         seen.k3s.members = list(&[1]);
         seen.checks.insert(address(2), ca());
         seen.members = list(&[2, 3]);
-        seen.heal.fold = Some(FoldRequest { into: into.into(), asked_unix: 0 });
+        heal_of(&mut seen).fold = Some(FoldRequest { into: into.into(), asked_unix: 0 });
         seen
     };
     type Change<'a> = &'a dyn Fn(&mut Observed);
@@ -243,7 +243,7 @@ fn a_machine_goes_over_only_to_a_server_that_is_proven_and_another_cluster() {
         }),
         ("fold-refused", "node7", &|_| {}),
         ("fold-refused", "node2", &|seen| {
-            seen.checks.insert(address(2), Known::Yes(certificate(7).ca_hash));
+            seen.checks.insert(address(2), Known::Yes(certificate(7).ca_hash.clone()));
         }),
         ("fold-asks", "node2", &|seen| seen.checks.clear()),
         ("fold-asks", "node2", &|seen| seen.members = Known::unknown("members", "not asked")),
@@ -257,7 +257,7 @@ fn a_machine_goes_over_only_to_a_server_that_is_proven_and_another_cluster() {
         assert_eq!(discards, wanted == "folding");
     }
     let mut seen = fixture("node2");
-    view(&mut seen).peers.get_mut(&id(2)).unwrap().claim.certificate = Some(certificate(7));
+    view(&mut seen).peers.get_mut(&id(2)).unwrap().claim_mut().certificate = Some(certificate(7));
     assert_eq!(rule(&decide(&seen, &ours)), "fold-refused");
 }
 
@@ -376,7 +376,7 @@ impl World {
         };
         hears(&mut seen, other, ours);
         *record(&mut seen) = self.record.clone();
-        seen.heal.recover = self.record.recovery.is_none().then(|| RecoverRequest {
+        heal_of(&mut seen).recover = self.record.recovery.is_none().then(|| RecoverRequest {
             destroyed: BTreeSet::new(),
             may_return: true,
             ..request()
@@ -404,7 +404,7 @@ impl World {
             Data::Recovering { attempt, .. } => attempt,
             _ => 0,
         };
-        seen.heal.reset = match (self.resets, self.log) {
+        heal_of(&mut seen).reset = match (self.resets, self.log) {
             (Some(_), _) => ResetSeen::Running,
             // Every attempt has a log of its own.
             (None, _) if self.done < attempt as usize && self.log.is_none() => ResetSeen::NotRun,

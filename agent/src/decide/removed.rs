@@ -52,7 +52,7 @@ pub fn says_removed(trouble: &[Why]) -> bool {
 }
 
 fn word_of_removal(trouble: &[Why]) -> Option<&Why> {
-    trouble.iter().find(|why| REMOVED.contains(&why.rule.as_str()))
+    trouble.iter().find(|why| REMOVED.contains(&&*why.rule))
 }
 
 /// How a member's reason to give its data up begins when its cluster has removed it.
@@ -78,7 +78,7 @@ pub(super) fn removed(seen: &Observed, certificate: &Certificate) -> Option<Plan
         (false, true) => "its etcd left a tombstone",
         (false, false) => "its etcd runs and does not vote",
     };
-    let said = says.map_or(silent, |why| why.detail.as_str());
+    let said = says.map_or(silent, |why| &*why.detail);
     // Where nothing but the missing vote speaks for it, no answer is none: it goes on as a member, and asks beside that.
     if says.is_none()
         && !tombstone

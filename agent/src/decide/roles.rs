@@ -121,7 +121,7 @@ fn full(settings: &Settings, taken: usize) -> Why {
 }
 
 fn claims(seen: &Observed) -> impl Iterator<Item = (&Claim, bool)> {
-    seen.peers.peers.values().map(|peer| (&peer.claim, peer.live))
+    seen.peers.peers.values().map(|peer| (&*peer.claim, peer.live))
 }
 
 fn is_server(claim: &Claim, certificate: &Certificate) -> bool {

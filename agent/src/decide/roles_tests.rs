@@ -1,5 +1,7 @@
 //! Which role a newcomer takes: every row is one look of node 1 at a cluster that node 2 founded.
 
+use std::sync::Arc;
+
 use super::super::tests::{address, alone, claim, hears, record, server, settings, view};
 use super::*;
 use crate::founding::testing::{certificate, id};
@@ -18,7 +20,8 @@ enum Fact {
 
 fn chosen(first_servers: [u8; 3], facts: &[Fact]) -> (&'static str, String) {
     let ours = settings(&[]);
-    let born = Certificate { first_servers: first_servers.map(id).to_vec(), ..certificate(2) };
+    let born =
+        Arc::new(Certificate { first_servers: first_servers.map(id).to_vec(), ..(*certificate(2)).clone() });
     let mut seen = alone(&ours);
     hears(&mut seen, server(2, &born, &ours), &ours);
     seen.watch.settled_since = seen.now.saturating_sub(PLACE_KEPT);
@@ -90,7 +93,7 @@ fn a_newcomer_takes_the_place_that_is_free_and_no_other() {
 fn a_newcomer_is_taken_in_by_a_live_server_of_its_cluster_that_votes_and_answers() {
     let ours = settings(&[]);
     let born = certificate(2);
-    let older = Certificate { era: 0, ..certificate(9) };
+    let older = Arc::new(Certificate { era: 0, ..(*certificate(9)).clone() });
     let sound = |n: u8| server(n, &born, &ours);
     let to = |claims: Vec<(Claim, bool)>| {
         let mut seen = alone(&ours);

@@ -173,7 +173,7 @@ fn judged(seen: &Observed, settings: &Settings) -> Plan {
         for why in &mut plan.why {
             let short = peer.claim.owner.short();
             if why.detail.contains(short) {
-                why.detail = why.detail.replace(short, &peer.claim.name);
+                why.detail = why.detail.replace(short, &peer.claim.name).into();
             }
         }
     }

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -69,7 +70,7 @@ pub(super) fn alone(settings: &Settings) -> Observed {
         members: Known::unknown("members", "not asked"),
         api: BTreeMap::new(),
         k3s: quiet(),
-        heal: crate::heal::HealSeen::default(),
+        heal: Arc::default(),
         discovery: DiscoverySeen::default(),
     }
 }
@@ -80,6 +81,10 @@ pub(super) fn record(seen: &mut Observed) -> &mut Record {
 
 pub(super) fn view(seen: &mut Observed) -> &mut PeerView {
     std::sync::Arc::make_mut(&mut seen.peers)
+}
+
+pub(super) fn heal_of(seen: &mut Observed) -> &mut crate::heal::HealSeen {
+    Arc::make_mut(&mut seen.heal)
 }
 
 pub(super) fn claim(n: u8, settings: &Settings) -> Claim {
@@ -108,19 +113,20 @@ pub(super) fn claim(n: u8, settings: &Settings) -> Claim {
         ready: None,
         zone: String::new(),
         marks: crate::identity::Marks::default(),
-        why: String::new(),
+        why: "".into(),
     }
 }
 
 pub(super) fn hears(seen: &mut Observed, claim: Claim, settings: &Settings) {
     let gossip_address = std::net::SocketAddr::new(claim.address, 7846);
-    let peer = Peer { parameters: Some(settings.parameters()), live: true, gossip_address, claim };
+    let peer =
+        Peer { parameters: Some(settings.parameters()), live: true, gossip_address, claim: claim.into() };
     let me = seen.node.id.clone();
     record(seen).heard.extend([peer.claim.owner.clone(), me]);
     view(seen).peers.insert(peer.claim.owner.clone(), peer);
 }
 
-pub(super) fn server(n: u8, certificate: &Certificate, settings: &Settings) -> Claim {
+pub(super) fn server(n: u8, certificate: &Arc<Certificate>, settings: &Settings) -> Claim {
     Claim {
         role: Role::Server,
         phase: Phase::Serving,
@@ -128,7 +134,7 @@ pub(super) fn server(n: u8, certificate: &Certificate, settings: &Settings) -> C
         api: Some(true),
         ready: Some(true),
         register: None,
-        certificate: Some(certificate.clone()),
+        certificate: Some(Arc::clone(certificate)),
         ..claim(n, settings)
     }
 }
@@ -400,7 +406,7 @@ fn two_certificates_of_one_era_freeze_everything() {
 fn a_certificate_of_another_era_is_not_stored_and_clashes_with_none() {
     let ours = settings(&[]);
     for era in [0, 2] {
-        let other = || Certificate { era, ..certificate(3) };
+        let other = || Arc::new(Certificate { era, ..(*certificate(3)).clone() });
         let mut seen = alone(&ours);
         hears(&mut seen, server(3, &other(), &ours), &ours);
         let plan = decide(&seen, &ours);
@@ -414,9 +420,10 @@ fn a_certificate_of_another_era_is_not_stored_and_clashes_with_none() {
 }
 
 /// A node that knows the certificate of node 2, which serves.
-pub(super) fn certified(ours: &Settings) -> (Observed, Certificate) {
+pub(super) fn certified(ours: &Settings) -> (Observed, Arc<Certificate>) {
     let mut seen = alone(ours);
-    let born = Certificate { first_servers: vec![id(2), id(1), id(3)], ..certificate(2) };
+    let born =
+        Arc::new(Certificate { first_servers: vec![id(2), id(1), id(3)], ..(*certificate(2)).clone() });
     hears(&mut seen, server(2, &born, ours), ours);
     record(&mut seen).certificate = Some(born.clone());
     record(&mut seen).ever_certified = true;
@@ -509,7 +516,7 @@ fn a_learner_that_became_the_second_voter_starts_again_though_the_first_waits_fo
     seen.k3s.server_data = Known::Yes(());
     seen.k3s.disk_ca = Known::Yes(born.ca_hash.clone());
     seen.k3s.configured_server = Known::Yes(address(2));
-    let founder = &mut view(&mut seen).peers.get_mut(&id(2)).unwrap().claim;
+    let founder = view(&mut seen).peers.get_mut(&id(2)).unwrap().claim_mut();
     (founder.voter, founder.api, founder.phase) = (Some(false), Some(false), Phase::Degraded);
     assert!(decide(&seen, &ours).acts.contains(&Act::Start { role: Role::Server }));
     seen.k3s.disk_ca = Known::Yes(CaHash::from_digest(&[77; 32]));
@@ -520,7 +527,7 @@ fn a_learner_that_became_the_second_voter_starts_again_though_the_first_waits_fo
 fn a_member_whose_data_is_gone_never_starts_on_an_empty_disk() {
     let ours = settings(&[]);
     let (mut seen, born) = certified(&ours);
-    record(&mut seen).data = Data::Member { role: Role::Server, cluster: born.cluster_id };
+    record(&mut seen).data = Data::Member { role: Role::Server, cluster: born.cluster_id.clone() };
     let plan = decide(&seen, &ours);
     assert!(matches!(plan.commit.unwrap().data, Data::Discarding { .. }));
     assert!(plan.acts.is_empty());
@@ -531,7 +538,7 @@ fn an_annulment_opens_the_next_era_except_where_its_cluster_is_in_use() {
     let ours = settings(&[]);
     let (mut seen, born) = certified(&ours);
     let annulment = Annulment { era: 1, cluster_id: None, by: id(2), reason: "burnt".into() };
-    view(&mut seen).peers.get_mut(&id(2)).unwrap().claim =
+    *view(&mut seen).peers.get_mut(&id(2)).unwrap().claim_mut() =
         Claim { annulment: Some(annulment.clone()), era: 2, ..claim(2, &ours) };
     let plan = decide(&seen, &ours);
     let next = plan.commit.unwrap();
@@ -540,10 +547,10 @@ fn an_annulment_opens_the_next_era_except_where_its_cluster_is_in_use() {
     // After the last era there is none: such a word would be followed again and again.
     let last = Annulment { era: u64::MAX, cluster_id: None, by: id(2), reason: "a lie".into() };
     let mut lied = seen.clone();
-    view(&mut lied).peers.get_mut(&id(2)).unwrap().claim.annulment = Some(last);
+    view(&mut lied).peers.get_mut(&id(2)).unwrap().claim_mut().annulment = Some(last);
     assert_ne!(rule(&decide(&lied, &ours)), "era-annulled");
 
-    record(&mut seen).data = Data::Member { role: Role::Server, cluster: born.cluster_id };
+    record(&mut seen).data = Data::Member { role: Role::Server, cluster: born.cluster_id.clone() };
     let plan = decide(&seen, &ours);
     assert_eq!((rule(&plan), plan.phase, &plan.commit), ("annulment-refused", Phase::Parked, &None));
 }
@@ -570,7 +577,7 @@ fn a_reimaged_machine_is_let_in_only_when_its_old_self_is_dead_and_quorum_stays(
     }
     let member = |n: u8| MemberSeen { node: format!("node{n}"), learner: false, address: Some(address(n)) };
     seen.k3s.members = Known::Yes(vec![member(1), member(2), member(3)]);
-    seen.heal.nodes = Known::Yes(Vec::new());
+    heal_of(&mut seen).nodes = Known::Yes(Vec::new());
     hears(&mut seen, server(3, &born, &ours), &ours);
     let newcomer =
         Claim { name: "node3".into(), address: address(3), why: "name-held".into(), ..claim(7, &ours) };
@@ -587,17 +594,17 @@ fn a_reimaged_machine_is_let_in_only_when_its_old_self_is_dead_and_quorum_stays(
     view(&mut seen).peers.get_mut(&id(3)).unwrap().live = false;
     assert_eq!(evidence(&seen), Some(true));
     let mut beside = seen.clone();
-    beside.heal.nodes = Known::Yes(vec![super::heal::tests::node(2)]);
+    heal_of(&mut beside).nodes = Known::Yes(vec![super::heal::tests::node(2)]);
     assert!(removes(&beside), "who is not on its way out holds nothing up");
-    if let Known::Yes(nodes) = &mut beside.heal.nodes {
+    if let Known::Yes(nodes) = &mut heal_of(&mut beside).nodes {
         nodes[0].deleting = true;
     }
     assert!(!removes(&beside), "node2 is being removed: one change at a time");
-    if let Known::Yes(nodes) = &mut beside.heal.nodes {
+    if let Known::Yes(nodes) = &mut heal_of(&mut beside).nodes {
         nodes[0].name = "node9".into();
     }
     assert!(removes(&beside), "node9 is no member: its Node's end changes no quorum");
-    beside.heal.nodes = Known::unknown("the servers' Nodes", "no answer");
+    heal_of(&mut beside).nodes = Known::unknown("the servers' Nodes", "no answer");
     assert!(!removes(&beside), "unknown is not none");
     view(&mut seen).peers.get_mut(&id(2)).unwrap().live = false;
     assert!(!removes(&seen), "one live voter of three is no majority");
@@ -608,7 +615,7 @@ fn a_reimaged_machine_is_let_in_only_when_its_old_self_is_dead_and_quorum_stays(
     }
     assert!(!removes(&seen), "another machine is a learner");
     seen.k3s.members = three;
-    view(&mut seen).peers.get_mut(&id(3)).unwrap().claim.address = address(33);
+    view(&mut seen).peers.get_mut(&id(3)).unwrap().claim_mut().address = address(33);
     assert_eq!(evidence(&seen), Some(false), "another address is no proof: Kubernetes is asked");
 }
 
@@ -624,7 +631,7 @@ fn blinding_any_fact_never_adds_an_irreversible_step() {
         hears(&mut nominee, claim(n, &ours), &ours);
     }
     let (mut member, _) = certified(&ours);
-    record(&mut member).data = Data::Member { role: Role::Server, cluster: born.cluster_id };
+    record(&mut member).data = Data::Member { role: Role::Server, cluster: born.cluster_id.clone() };
     member.k3s.server_data = Known::Yes(());
     type Blind = fn(&mut Observed);
     let blinds: &[Blind] = &[
@@ -771,7 +778,8 @@ fn an_agent_whose_server_is_gone_is_sent_through_another() {
     assert!(!sent(&seen), "its server lives");
     view(&mut seen).peers.get_mut(&id(7)).unwrap().live = false;
     let silent = |seen: &mut Observed, seconds: u64| {
-        seen.heal.silent.insert(id(7), seen.now - Duration::from_secs(seconds));
+        let at = seen.now - Duration::from_secs(seconds);
+        heal_of(seen).silent.insert(id(7), at);
     };
     silent(&mut seen, 59);
     assert!(!sent(&seen), "not for long");
@@ -785,7 +793,7 @@ fn an_agent_whose_server_is_gone_is_sent_through_another() {
         reason: "lab".into(),
     };
     record(&mut recovered).recovery = Some(recovery.clone());
-    view(&mut recovered).peers.get_mut(&id(2)).unwrap().claim.recovery = Some(recovery);
+    view(&mut recovered).peers.get_mut(&id(2)).unwrap().claim_mut().recovery = Some(recovery);
     let names = |plan: &Plan| {
         plan.acts.iter().find_map(|act| match act {
             Act::Configure { wanted: K3sWanted::InCluster { server, .. } } => *server,
@@ -812,7 +820,7 @@ fn an_agent_whose_server_is_gone_is_sent_through_another() {
     let mut well = seen.clone();
     well.k3s.ready = Known::Yes(true);
     assert!(!sent(&well));
-    view(&mut seen).peers.get_mut(&id(2)).unwrap().claim.api = Some(false);
+    view(&mut seen).peers.get_mut(&id(2)).unwrap().claim_mut().api = Some(false);
     assert!(!sent(&seen));
 }
 

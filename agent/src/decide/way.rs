@@ -98,7 +98,7 @@ pub(super) fn lasting_server(seen: &Observed, certificate: &Certificate) -> Opti
             let peers = seen.peers.peers.values();
             peers
                 .filter(move |peer| peer.live == live && peer.claim.address == *address)
-                .map(|peer| &peer.claim)
+                .map(|peer| &*peer.claim)
         };
         let serves = |claim: &crate::gossip::Claim| claim.role == Role::Server && known(claim);
         if at(true).next().is_some() { at(true).any(serves) } else { at(false).any(serves) }

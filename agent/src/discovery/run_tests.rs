@@ -84,7 +84,7 @@ fn peers(count: u8) -> Arc<PeerView> {
     let mut view = PeerView::default();
     for n in 0..count {
         let id = NodeId::from_digest(&[n; 32]);
-        let claim = crate::gossip::testing::claim(&id, 1, 1);
+        let claim = crate::gossip::testing::claim(&id, 1, 1).into();
         let gossip_address = SocketAddr::from(([10, 0, 1, n], 7846));
         view.peers.insert(id, crate::gossip::Peer { claim, parameters: None, live: true, gossip_address });
     }

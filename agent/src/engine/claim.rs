@@ -1,5 +1,6 @@
 //! What this node says of itself: built from the record on disk and the plan in force.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::config::Settings;
@@ -70,9 +71,9 @@ impl ClaimInput {
 }
 
 /// The rule that blocks; nothing for a node that serves.
-fn blocking(plan: &Plan) -> String {
+fn blocking(plan: &Plan) -> Cow<'static, str> {
     match plan.why.first() {
         Some(why) if plan.phase != Phase::Serving => why.rule.clone(),
-        _ => String::new(),
+        _ => Cow::Borrowed(""),
     }
 }

@@ -44,29 +44,27 @@ impl Watcher {
         let voteless = running && wal.yes().is_some() && k3s.voter != Known::Yes(true);
         self.watch.voteless_since = since(self.watch.voteless_since, voteless);
         self.tries(now, view, record, k3s);
-        let live: BTreeSet<NodeId> = view
-            .peers
-            .values()
-            .filter(|peer| peer.live && peer.claim.eligible)
-            .map(|peer| peer.claim.owner.clone())
-            .collect();
-        if live != self.live {
-            self.live = live;
+        let live =
+            || view.peers.iter().filter(|(_, peer)| peer.live && peer.claim.eligible).map(|(owner, _)| owner);
+        if !live().eq(&self.live) {
+            self.live = live().cloned().collect();
             self.watch.settled_since = now;
         }
         let proposals =
             view.peers.values().filter(|peer| peer.live).filter_map(|peer| peer.claim.proposal.as_ref());
-        let nominee = proposals.map(|proposal| &proposal.ballot).max().cloned();
-        if nominee != self.nominee {
-            self.nominee = nominee;
+        let nominee = proposals.map(|proposal| &proposal.ballot).max();
+        if nominee != self.nominee.as_ref() {
+            self.nominee = nominee.cloned();
             self.watch.nominee_since = now;
         }
         // An own proposal that vanished without a certificate was overtaken: pause for 0.5 to 2.5 s, at random.
-        let own = record.proposal.as_ref().map(|proposal| proposal.ballot.clone());
+        let own = record.proposal.as_ref().map(|proposal| &proposal.ballot);
         if self.own.is_some() && own.is_none() && record.certificate.is_none() {
             self.watch.retry_at = now + Duration::from_millis(500 + dice % 2_000);
         }
-        self.own = own;
+        if own != self.own.as_ref() {
+            self.own = own.cloned();
+        }
         self.watch
     }
 
@@ -139,7 +137,7 @@ mod tests {
         let gossip_address = ([10, 0, 0, 2], 7846).into();
         beside.peers.insert(
             id(2),
-            crate::gossip::Peer { claim: serves, parameters: None, live: true, gossip_address },
+            crate::gossip::Peer { claim: serves.into(), parameters: None, live: true, gossip_address },
         );
         let mut seen = crate::decide::tests::quiet();
         let mut watcher = Watcher::new(Duration::ZERO);
@@ -174,5 +172,82 @@ mod tests {
         record.certificate = None;
         let watch = watcher.look(Duration::from_secs(120), &beside, &record, &seen, &Known::Absent, 0);
         assert_eq!((watch.trying_for, watch.gave_up), (Duration::ZERO, None));
+    }
+
+    #[test]
+    fn what_is_watched_begins_anew_with_every_change_of_the_view() {
+        use crate::founding::Proposal;
+        use crate::founding::testing::{ballot, id};
+        use crate::gossip::{Peer, testing};
+        // Who there is: whether it is live, whether it may vote, and the counter of its ballot.
+        type Node = (u8, bool, bool, Option<u64>);
+        let view = |nodes: &[Node]| {
+            let mut view = PeerView::default();
+            for (n, live, eligible, counter) in nodes {
+                let mut claim = testing::claim(&id(*n), 1, 1);
+                claim.eligible = *eligible;
+                claim.proposal = counter.map(|c| Proposal { ballot: ballot(c, *n), certificate: None });
+                let gossip_address = ([10, 0, 0, *n], 7846).into();
+                view.peers.insert(
+                    id(*n),
+                    Peer { claim: claim.into(), parameters: None, live: *live, gossip_address },
+                );
+            }
+            view
+        };
+        let two = (2, true, true, None);
+        // At each second what is seen; then since when the voters are the same, and since when the highest ballot is.
+        let steps: &[(&[Node], u64, u64)] = &[
+            (&[], 0, 0),
+            (&[two], 2, 0),
+            (&[two], 2, 0),
+            (&[two, (3, true, true, None)], 4, 0),
+            (&[two, (3, true, true, Some(1))], 4, 5),
+            (&[two, (3, true, true, Some(1))], 4, 5),
+            (&[(2, true, true, Some(1)), (3, true, true, Some(1))], 4, 5),
+            (&[(2, true, true, Some(2)), (3, true, true, Some(1))], 4, 8),
+            // The dead neither vote nor count as a nominee; who may not vote may still have proposed.
+            (&[(2, false, true, Some(2)), (3, true, true, Some(1))], 9, 9),
+            (&[(2, false, true, Some(2)), (3, true, false, Some(1))], 10, 9),
+            (&[(2, true, true, None), (3, true, false, None)], 11, 11),
+            (&[(2, true, true, None), (3, false, false, None)], 11, 11),
+            (&[(4, true, true, None)], 13, 11),
+        ];
+        let (record, seen) = (Record::new("lab"), crate::decide::tests::quiet());
+        let mut watcher = Watcher::new(Duration::ZERO);
+        for (step, (nodes, settled, nominee)) in steps.iter().enumerate() {
+            let now = Duration::from_secs(step as u64 + 1);
+            let watch = watcher.look(now, &view(nodes), &record, &seen, &Known::Absent, 0);
+            let since = (watch.settled_since.as_secs(), watch.nominee_since.as_secs());
+            assert_eq!(since, (*settled, *nominee), "second {}", step + 1);
+        }
+    }
+
+    #[test]
+    fn an_own_ballot_that_was_overtaken_is_followed_by_a_pause() {
+        use crate::founding::Proposal;
+        use crate::founding::testing::{ballot, certificate};
+        let own = |counter| Some(Proposal { ballot: ballot(counter, 1), certificate: None });
+        let (view, seen) = (PeerView::default(), crate::decide::tests::quiet());
+        let look = |watcher: &mut Watcher, seconds, record: &Record, dice| {
+            let now = Duration::from_secs(seconds);
+            watcher.look(now, &view, record, &seen, &Known::Absent, dice).retry_at
+        };
+        for (dice, pause) in [(0, 500), (1_999, 2_499), (2_000, 500)] {
+            let mut watcher = Watcher::new(Duration::ZERO);
+            let mut record = Record::new("lab");
+            record.proposal = own(1);
+            assert_eq!(look(&mut watcher, 1, &record, dice), Duration::ZERO);
+            record.proposal = own(2);
+            assert_eq!(look(&mut watcher, 2, &record, dice), Duration::ZERO);
+            record.proposal = None;
+            let until = Duration::from_millis(3_000 + pause);
+            assert_eq!(look(&mut watcher, 3, &record, dice), until);
+            assert_eq!(look(&mut watcher, 4, &record, dice), until, "once");
+            record.proposal = own(3);
+            look(&mut watcher, 5, &record, dice);
+            (record.proposal, record.certificate) = (None, Some(certificate(1)));
+            assert_eq!(look(&mut watcher, 6, &record, dice), until, "it was not overtaken, it was chosen");
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +48,7 @@ pub struct Accepted {
     /// Under which ballot it was accepted.
     pub ballot: Ballot,
     /// What was accepted.
-    pub certificate: Certificate,
+    pub certificate: Arc<Certificate>,
 }
 
 /// An acceptor's register. It only moves forward.
@@ -66,7 +67,7 @@ pub struct Proposal {
     /// The ballot.
     pub ballot: Ballot,
     /// The certificate proposed under it, once a quorum has promised.
-    pub certificate: Option<Certificate>,
+    pub certificate: Option<Arc<Certificate>>,
 }
 
 /// The values that every node of a cluster must share, by configuration key, as canonical text.

@@ -6,6 +6,7 @@
 //! acceptance still counts.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{Accepted, Ballot, Certificate, Register};
 use crate::core::NodeId;
@@ -21,7 +22,7 @@ pub fn most_voters(founders: usize) -> usize {
 
 /// The certificate that `founders` registers accepted under one and the same ballot, if there is one.
 #[must_use]
-pub fn chosen<'a>(registers: &Registers<'a>, founders: usize) -> Option<&'a Certificate> {
+pub fn chosen<'a>(registers: &Registers<'a>, founders: usize) -> Option<&'a Arc<Certificate>> {
     let mut votes: BTreeMap<&Accepted, usize> = BTreeMap::new();
     for register in registers.values() {
         if let Some(accepted) = &register.accepted {
@@ -41,7 +42,7 @@ pub enum Free<'a> {
         /// Whether a quorum of the promises carries no vote, so that the proposer's own certificate may be proposed.
         own: bool,
         /// Certificates already voted for that a quorum of the promises allows, the latest ballot first.
-        adopt: Vec<&'a Certificate>,
+        adopt: Vec<&'a Arc<Certificate>>,
     },
 }
 
@@ -59,7 +60,7 @@ pub fn free<'a>(registers: &Registers<'a>, ballot: &Ballot, founders: usize) -> 
         promised.iter().filter_map(|register| register.accepted.as_ref()).collect();
     votes.sort();
     let empty = promised.len() - votes.len();
-    let mut adopt: Vec<&'a Certificate> = Vec::new();
+    let mut adopt: Vec<&'a Arc<Certificate>> = Vec::new();
     for (below, vote) in votes.iter().enumerate() {
         // Votes under the same ballot carry the same certificate: count them all before judging.
         let same = votes[below..].iter().filter(|other| other.ballot == vote.ballot).count();
@@ -82,11 +83,11 @@ mod tests {
     use super::*;
     use crate::founding::testing::{ballot, certificate, id};
 
-    fn register(promised: Option<Ballot>, accepted: Option<(Ballot, &Certificate)>) -> Register {
+    fn register(promised: Option<Ballot>, accepted: Option<(Ballot, &Arc<Certificate>)>) -> Register {
         Register {
             promised,
             accepted: accepted
-                .map(|(ballot, certificate)| Accepted { ballot, certificate: certificate.clone() }),
+                .map(|(ballot, certificate)| Accepted { ballot, certificate: Arc::clone(certificate) }),
         }
     }
 

@@ -5,9 +5,10 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::quorum::{self, Free, Registers};
-use super::{Accepted, Ballot, Certificate, Judgement, LiveCheck, Move, Other, Own, Terms};
+use super::{Accepted, Ballot, Certificate, Judgement, LiveCheck, Move, Other, Own, Register, Terms};
 use crate::core::zones::Zones;
 use crate::core::{Known, NodeId, Phase, Why};
 
@@ -23,11 +24,12 @@ pub fn judge(own: &Own, others: &[Other], terms: &Terms, check: &dyn LiveCheck) 
         .collect();
 
     // How many votes a certificate needs is one of the parameters: votes cast under others are counted by those who share them.
-    let mut ours = registers.clone();
-    ours.retain(|_, register| register.accepted.as_ref().is_some_and(|a| fits(&a.certificate, own, terms)));
+    let voted =
+        |register: &Register| register.accepted.as_ref().is_some_and(|a| fits(&a.certificate, own, terms));
+    let ours: Registers = registers.iter().filter(|(_, r)| voted(r)).map(|(id, r)| (*id, *r)).collect();
     if let Some(certificate) = quorum::chosen(&ours, terms.founders) {
         let detail = format!("{} voters accepted {}", terms.founders, certificate.founder_name);
-        let step = Move::Store(certificate.clone());
+        let step = Move::Store(Arc::clone(certificate));
         return Judgement::go(
             Phase::Electing,
             step,
@@ -39,18 +41,15 @@ pub fn judge(own: &Own, others: &[Other], terms: &Terms, check: &dyn LiveCheck) 
 
     // Whoever has been heard counts against the bound for ever, so it is written down before anything is promised.
     // Whoever promised or voted counts although it is not eligible any more, and so does a nominee known by its ballot only.
-    let mut heard: BTreeSet<NodeId> =
-        others.iter().filter(same_era).filter(|other| other.eligible).map(|other| other.id.clone()).collect();
-    heard.insert(own.id.clone());
-    for (owner, register) in &registers {
-        if let Some(promised) = &register.promised {
-            heard.extend([(*owner).clone(), promised.node.clone()]);
-        }
-        heard.extend(register.accepted.as_ref().map(|accepted| accepted.ballot.node.clone()));
-    }
-    if !heard.is_subset(&own.heard) {
-        let new = heard.difference(&own.heard).cloned().collect();
-        let detail = format!("{} identities heard in era {}", heard.union(&own.heard).count(), own.era);
+    let eligible = others.iter().filter(same_era).filter(|other| other.eligible).map(|other| &other.id);
+    let known = registers.iter().flat_map(|(owner, register)| {
+        let promised = register.promised.iter().flat_map(|promised| [*owner, &promised.node]);
+        promised.chain(register.accepted.iter().map(|accepted| &accepted.ballot.node))
+    });
+    let heard = eligible.chain([&own.id]).chain(known);
+    let new: BTreeSet<NodeId> = heard.filter(|id| !own.heard.contains(*id)).cloned().collect();
+    if !new.is_empty() {
+        let detail = format!("{} identities heard in era {}", new.len() + own.heard.len(), own.era);
         return Judgement::go(
             Phase::Seeking,
             Move::Hear(new),
@@ -142,7 +141,7 @@ fn vote(
     let address = certificate.founder_address;
     match check.served(address) {
         Known::Yes(served) if served == certificate.ca_hash => {
-            let accepted = Accepted { ballot: ballot.clone(), certificate: certificate.clone() };
+            let accepted = Accepted { ballot: ballot.clone(), certificate: Arc::clone(certificate) };
             let detail = format!("{} at {address} serves the proposed CA", certificate.founder_name);
             Some(Judgement::go(
                 Phase::Electing,
@@ -324,14 +323,14 @@ fn value(
     terms: &Terms,
     check: &dyn LiveCheck,
     own_allowed: bool,
-    adopt: &[&Certificate],
+    adopt: &[&Arc<Certificate>],
 ) -> Judgement {
     // A vote that was cast for a founder that answers is carried on: it may already be chosen, and it is nearest to it.
-    let adopt: Vec<&Certificate> = adopt.iter().copied().filter(|c| fits(c, own, terms)).collect();
+    let adopt: Vec<&Arc<Certificate>> = adopt.iter().copied().filter(|c| fits(c, own, terms)).collect();
     let proven = adopt.iter().find(|c| check.served(c.founder_address) == Known::Yes(c.ca_hash.clone()));
     if let Some(certificate) = proven {
         let detail = format!("votes for {} were cast before and it answers", certificate.founder_name);
-        let step = Move::Propose((*certificate).clone());
+        let step = Move::Propose(Arc::clone(certificate));
         return Judgement::go(Phase::Electing, step, "carrying-on", detail, "voters check the CA and vote");
     }
     let unasked = adopt.iter().find(|c| check.served(c.founder_address).is_unknown());
@@ -376,7 +375,7 @@ fn value(
             let detail = format!("the provisional cluster is up with CA {}", ca_hash.short());
             Judgement::go(
                 Phase::Founding,
-                Move::Propose(certificate),
+                Move::Propose(Arc::new(certificate)),
                 "proposing",
                 detail,
                 "voters check the CA and vote",

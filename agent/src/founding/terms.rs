@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Accepted, Ballot, Certificate, Proposal, Register};
@@ -92,7 +93,7 @@ pub enum Move {
     /// Note identities heard, before anything is promised in their presence.
     Hear(BTreeSet<NodeId>),
     /// Store the certificate that was chosen.
-    Store(Certificate),
+    Store(Arc<Certificate>),
     /// Promise a ballot.
     Promise(Ballot),
     /// Vote.
@@ -100,7 +101,7 @@ pub enum Move {
     /// Nominate this node: take this ballot counter, promise it here, and publish the proposal.
     Nominate(Ballot),
     /// Propose this certificate under the ballot that was promised.
-    Propose(Certificate),
+    Propose(Arc<Certificate>),
     /// Give up the own ballot: a higher one was promised elsewhere.
     Withdraw,
     /// Ask what a founder's address serves.
@@ -135,10 +136,16 @@ impl Judgement {
         self.moves.iter().any(Move::is_durable)
     }
 
-    pub(super) fn wait(phase: Phase, rule: &str, detail: String, next: &str) -> Self {
+    pub(super) fn wait(phase: Phase, rule: &'static str, detail: String, next: &'static str) -> Self {
         Self { moves: Vec::new(), phase, why: vec![Why::new(rule, detail, next)] }
     }
-    pub(super) fn go(phase: Phase, step: Move, rule: &str, detail: String, next: &str) -> Self {
+    pub(super) fn go(
+        phase: Phase,
+        step: Move,
+        rule: &'static str,
+        detail: String,
+        next: &'static str,
+    ) -> Self {
         Self { moves: vec![step], phase, why: vec![Why::new(rule, detail, next)] }
     }
 }

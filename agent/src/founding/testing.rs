@@ -1,5 +1,7 @@
 //! Small values for tests of founding.
 
+use std::sync::Arc;
+
 use super::{Ballot, Certificate, Parameters};
 use crate::core::{CaHash, ClusterId, NodeId};
 
@@ -11,8 +13,8 @@ pub(crate) fn ballot(counter: u64, node: u8) -> Ballot {
     Ballot { counter, node: id(node) }
 }
 
-pub(crate) fn certificate(founder: u8) -> Certificate {
-    Certificate {
+pub(crate) fn certificate(founder: u8) -> Arc<Certificate> {
+    Arc::new(Certificate {
         cluster_id: ClusterId::from_digest(&[founder; 32]),
         era: 1,
         ca_hash: CaHash::from_digest(&[founder; 32]),
@@ -21,5 +23,5 @@ pub(crate) fn certificate(founder: u8) -> Certificate {
         founder_address: [10, 0, 0, founder].into(),
         first_servers: vec![id(founder)],
         parameters_hash: Parameters::default().hash(),
-    }
+    })
 }

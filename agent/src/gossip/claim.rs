@@ -1,6 +1,8 @@
 //! What a node says about itself: typed, versioned, small, signed by its owner, and never a secret.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -77,7 +79,7 @@ pub struct Claim {
     pub proposal: Option<Proposal>,
     /// The certificate it knows to be chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub certificate: Option<Certificate>,
+    pub certificate: Option<Arc<Certificate>>,
     /// The latest annulment it knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annulment: Option<Annulment>,
@@ -104,6 +106,10 @@ pub struct Claim {
     #[serde(default, skip_serializing_if = "Marks::is_empty")]
     pub marks: Marks,
     /// The rule that its first reason names; empty when nothing blocks.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub why: String,
+    #[serde(default, skip_serializing_if = "is_blank")]
+    pub why: Cow<'static, str>,
+}
+
+fn is_blank(text: &str) -> bool {
+    text.is_empty()
 }

@@ -202,7 +202,7 @@ pub(crate) fn claims(data: &[u8]) {
         let how = tape.below(4);
         let text = if how == 0 {
             let said = claim(&ids[node], u64::from(tape.byte() % 4), u64::from(tape.byte() % 4));
-            serde_json::to_string(&Claim { why: tape.byte().to_string(), ..said })
+            serde_json::to_string(&Claim { why: tape.byte().to_string().into(), ..said })
                 .expect("a claim has a text")
         } else {
             let Ok(text) = std::str::from_utf8(tape.piece()) else { continue };
@@ -242,7 +242,7 @@ pub(crate) fn claims(data: &[u8]) {
     let view = knowledge.view();
     for (id, peer) in &view.peers {
         assert_ne!(id, &ids[0], "a node is no peer of its own");
-        assert!(latest.get(id).is_none_or(|claim| *claim == peer.claim), "not the latest claim");
+        assert!(latest.get(id).is_none_or(|claim| *claim == *peer.claim), "not the latest claim");
         assert!(peer.parameters.as_ref().is_none_or(|shown| shown.hash() == peer.claim.parameters));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use ring::digest::{SHA256, digest};
 
@@ -40,7 +41,7 @@ pub(super) enum Verdict {
 
 #[derive(Default)]
 struct Entry {
-    claim: Option<Claim>,
+    claim: Option<Arc<Claim>>,
     text: [u8; 32],
     candidates: VecDeque<Parameters>,
     live: bool,
@@ -111,7 +112,7 @@ impl Knowledge {
             }
         }
         entry.text = hash(text);
-        entry.claim = Some(claim);
+        entry.claim = Some(Arc::new(claim));
         Verdict::New
     }
 
@@ -188,7 +189,7 @@ impl Knowledge {
             let (Some(claim), Some(address)) = (&entry.claim, entry.address) else { continue };
             let matching = entry.candidates.iter().find(|candidate| candidate.hash() == claim.parameters);
             let peer = Peer {
-                claim: claim.clone(),
+                claim: Arc::clone(claim),
                 parameters: matching.cloned(),
                 live: entry.live,
                 gossip_address: address,

@@ -42,7 +42,7 @@ pub(crate) fn claim(owner: &NodeId, generation: u64, counter: u64) -> Claim {
         ready: None,
         zone: String::new(),
         marks: crate::identity::Marks::default(),
-        why: String::new(),
+        why: "".into(),
     }
 }
 
@@ -50,5 +50,10 @@ pub(crate) fn claim(owner: &NodeId, generation: u64, counter: u64) -> Claim {
 #[cfg(test)]
 pub(crate) fn peer(seed: u8, address: std::net::IpAddr, live: bool) -> super::Peer {
     let claim = Claim { address, ..claim(signer(seed).node_id(), 1, 1) };
-    super::Peer { claim, parameters: None, live, gossip_address: std::net::SocketAddr::new(address, 7846) }
+    super::Peer {
+        claim: claim.into(),
+        parameters: None,
+        live,
+        gossip_address: std::net::SocketAddr::new(address, 7846),
+    }
 }

@@ -1,6 +1,7 @@
 //! What gossip shows: every other node's latest claim that its owner signed, and whether the node is live.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::core::NodeId;
 use crate::founding::Parameters;
@@ -9,14 +10,21 @@ use crate::gossip::Claim;
 /// One other node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Its latest claim with a good signature.
-    pub claim: Claim,
+    /// Its latest claim with a good signature. Shared: a view is made anew for every change of any node, and a claim is large.
+    pub claim: Arc<Claim>,
     /// Its parameters by name, once they have arrived and match the hash in the claim.
     pub parameters: Option<Parameters>,
     /// Whether the failure detector takes it for live. Local opinion, no more.
     pub live: bool,
     /// Where its gossip comes from.
     pub gossip_address: std::net::SocketAddr,
+}
+
+impl Peer {
+    /// Its claim, to make another of it: no node changes what a peer has signed, only made-up worlds do.
+    pub fn claim_mut(&mut self) -> &mut Claim {
+        Arc::make_mut(&mut self.claim)
+    }
 }
 
 /// A claim of *this* node's identity that others hold and this process has not published: of an earlier run, as a rule; higher

@@ -81,7 +81,7 @@ impl Input<'_> {
     pub(super) fn of_cluster(&self) -> impl Iterator<Item = &Claim> {
         let same =
             |claim: &&Claim| claim.certificate.as_ref().is_some_and(|one| one.cluster_id == *self.cluster);
-        self.peers.values().filter(|peer| peer.live).map(|peer| &peer.claim).filter(same)
+        self.peers.values().filter(|peer| peer.live).map(|peer| &*peer.claim).filter(same)
     }
 
     /// Members that are known to serve.
@@ -143,7 +143,7 @@ pub fn on_their_way<'a>(
     peers
         .values()
         .filter(|peer| peer.live)
-        .map(|peer| &peer.claim)
+        .map(|peer| &*peer.claim)
         .filter(|claim| claim.certificate.as_ref().is_some_and(|one| one.cluster_id == *cluster))
         .filter(|claim| {
             claim.role == Role::Server || (claim.role == Role::Undecided && first.contains(&claim.owner))

@@ -45,7 +45,7 @@ fn claim(n: u8, role: Role) -> Claim {
         voter: server.then_some(true),
         api: server.then_some(true),
         ready: Some(true),
-        why: String::new(),
+        why: "".into(),
         zone: String::new(),
         marks: crate::identity::Marks::default(),
         recovery: None,
@@ -92,7 +92,8 @@ fn world(servers: u8, agents: u8) -> World {
 impl World {
     fn hears(&mut self, claim: Claim, live: bool) {
         let gossip_address = std::net::SocketAddr::new(claim.address, 7846);
-        self.peers.insert(claim.owner.clone(), Peer { parameters: None, live, gossip_address, claim });
+        let owner = claim.owner.clone();
+        self.peers.insert(owner, Peer { parameters: None, live, gossip_address, claim: claim.into() });
     }
 
     fn nodes(&mut self) -> &mut Vec<NodeSeen> {
@@ -155,9 +156,9 @@ impl World {
                     | Remedy::Label { name, .. }
                     | Remedy::Settle { name } => name,
                 };
-                (why.rule, Some(name))
+                (why.rule.to_string(), Some(name))
             }
-            None => (advice.why.first().map(|why| why.rule.clone()).unwrap_or_default(), None),
+            None => (advice.why.first().map(|why| why.rule.to_string()).unwrap_or_default(), None),
         }
     }
 }
@@ -286,12 +287,12 @@ fn a_node_without_k3s_label_is_its_members_all_the_same() {
 
 #[test]
 fn a_machine_that_waits_for_its_name_is_believed_where_no_node_bears_a_mark() {
-    let lost = |why: &str| {
+    let lost = |why: &'static str| {
         let mut claim = claim(3, Role::Undecided);
         (claim.why, claim.phase) = (why.into(), Phase::Joining);
         claim
     };
-    let wiped = |why: &str| {
+    let wiped = |why: &'static str| {
         let mut world = world(3, 0);
         world.nodes().retain(|node| node.name != name(3));
         world.seen.reach.insert(address(3), Reach::Refuses);
@@ -348,16 +349,16 @@ fn a_vacancy_goes_to_the_fittest_live_spare() {
     world.seen.uneven_since = Some(Duration::ZERO);
     assert_eq!(world.says(1), waits("servers-missing"), "a moment may be a list that is late");
     assert_eq!(world.says(10), acts("spare-promoted", 3), "equals: the lowest identity");
-    world.peers.get_mut(&id(5)).unwrap().claim.fitness = Fitness { class: 3 };
+    world.peers.get_mut(&id(5)).unwrap().claim_mut().fitness = Fitness { class: 3 };
     assert_eq!(world.says(10), acts("spare-promoted", 5));
-    world.peers.get_mut(&id(4)).unwrap().claim.wants = WantedRole::Server;
+    world.peers.get_mut(&id(4)).unwrap().claim_mut().wants = WantedRole::Server;
     assert_eq!(world.says(10), acts("spare-promoted", 4), "a machine that is meant to be one first");
     for (n, change) in [
         (3, (|claim| claim.wants = WantedRole::Agent) as fn(&mut Claim)),
         (4, |claim| claim.eligible = false),
         (5, |claim| claim.ready = Some(false)),
     ] {
-        change(&mut world.peers.get_mut(&id(n)).unwrap().claim);
+        change(world.peers.get_mut(&id(n)).unwrap().claim_mut());
     }
     assert_eq!(world.says(10), waits("servers-missing"));
 }
@@ -369,10 +370,10 @@ fn servers_are_spread_over_zones() {
         let mut world = world(servers, agents);
         world.seen.uneven_since = Some(Duration::ZERO);
         for peer in world.peers.values_mut() {
-            peer.claim.zone = "a".into();
+            peer.claim_mut().zone = "a".into();
         }
         for (n, zone) in elsewhere {
-            world.peers.get_mut(&id(*n)).unwrap().claim.zone = (*zone).to_owned();
+            world.peers.get_mut(&id(*n)).unwrap().claim_mut().zone = (*zone).to_owned();
         }
         world
     };
@@ -380,7 +381,7 @@ fn servers_are_spread_over_zones() {
     assert_eq!(zoned(2, 3, &[(4, "b")]).says(10), acts("spare-promoted", 4));
     assert_eq!(zoned(2, 3, &[(2, "b"), (4, "b"), (5, "c")]).says(10), acts("spare-promoted", 5));
     let mut unfit = zoned(2, 3, &[(4, "b")]);
-    unfit.peers.get_mut(&id(4)).unwrap().claim.fitness = Fitness { class: 0 };
+    unfit.peers.get_mut(&id(4)).unwrap().claim_mut().fitness = Fitness { class: 0 };
     assert_eq!(unfit.says(10), acts("spare-promoted", 3), "a zone does not make a slow disk good");
     // The fullest zone gives one up.
     assert_eq!(zoned(4, 0, &[]).says(30), acts("surplus-demoted", 4));
@@ -515,7 +516,7 @@ fn a_surplus_is_demoted_when_all_are_well_for_a_while() {
     world.seen.uneven_since = Some(Duration::ZERO);
     assert_eq!(world.says(29), waits("servers-surplus"));
     assert_eq!(world.says(30), acts("surplus-demoted", 4), "equals: the highest identity");
-    world.peers.get_mut(&id(2)).unwrap().claim.fitness = Fitness { class: 1 };
+    world.peers.get_mut(&id(2)).unwrap().claim_mut().fitness = Fitness { class: 1 };
     assert_eq!(world.says(30), acts("surplus-demoted", 2));
     world.node(3).ready = Known::Yes(false);
     assert_eq!(world.says(30), waits("servers-surplus"), "one is not well");

@@ -176,7 +176,7 @@ pub fn strangers<'a>(
     peers
         .values()
         .filter(|peer| peer.live)
-        .map(|peer| &peer.claim)
+        .map(|peer| &*peer.claim)
         .filter(move |claim| ours(claim) && number(claim.recovery.as_ref()) >= recovery)
         .filter(|claim| claim.role == Role::Server && claim.voter == Some(true))
         .map(|claim| claim.name.as_str())
@@ -212,7 +212,7 @@ fn of_member(own: Own<'_>, member: &MemberSeen, peers: &BTreeMap<NodeId, Peer>, 
         .find(|peer| peer.live && peer.claim.role != Role::Server)
         .map(|_| "the machine itself says that it holds no server's data any more".to_owned());
     // Where no Node bears a mark, every living machine of that name and place must say so.
-    let living = || of_it.iter().filter(|peer| peer.live).map(|peer| &peer.claim);
+    let living = || of_it.iter().filter(|peer| peer.live).map(|peer| &*peer.claim);
     let nobodys = matches!(seen.nodes, Known::Yes(_))
         && node.is_none()
         && living().any(|claim| claim.why == "name-held");

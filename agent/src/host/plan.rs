@@ -324,11 +324,11 @@ fn take(plan: &mut HostPlan, row: &'static Row, judged: Judged) {
             level: row.level,
             verdict,
             blocks: if judged.blocks { row.blocks } else { Blocks::Nothing },
-            why: Why::new(&rule, detail, next),
+            why: Why::new(rule.clone(), detail, next),
         });
     }
     for act in judged.steps {
-        let why = Why::new(&rule, judged.detail.clone(), row.reason);
+        let why = Why::new(rule.clone(), judged.detail.clone(), row.reason);
         plan.steps.push(HostStep { row: row.name, level: row.level, act, why });
     }
     plan.rows.push(state(row, judged.verdict, planned, judged.detail));

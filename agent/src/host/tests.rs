@@ -370,8 +370,7 @@ fn unreadable_and_nonsensical_files_are_named_and_never_touched() {
     fs::write_volatile(&fstab, b"/dev/sda2 none swap sw 0 0\n\xff\xfe\n", 0o644).unwrap();
     put(tree.path(), "/proc/swaps", "Filename\nnonsense\n");
     let judged = plan_of(tree.path());
-    let said: Vec<_> =
-        judged.findings.iter().filter(|f| f.row == "swap").map(|f| f.why.detail.as_str()).collect();
+    let said: Vec<_> = judged.findings.iter().filter(|f| f.row == "swap").map(|f| &*f.why.detail).collect();
     assert_eq!(said.len(), 2, "{said:?}");
     assert!(said[0].contains("/proc/swaps") && said[1].contains("not UTF-8"), "{said:?}");
     assert!(judged.steps.iter().all(|step| !step.act.to_string().contains("fstab")));

@@ -7,6 +7,8 @@
 //! A file that cannot be read counts as either of its possible states, and the start is allowed only if it would be under
 //! both. That keeps a member of a running cluster alive when only Muster's own ledger is damaged.
 
+use std::borrow::Cow;
+
 use super::config_file::ConfigFile;
 use super::facts::{DiskFacts, Foreign, ForeignKind};
 use super::token::{TokenFile, TokenForm};
@@ -82,7 +84,7 @@ fn possible(fact: &Known<()>) -> Vec<bool> {
     }
 }
 
-fn refuse(rule: &str, detail: impl Into<String>, next: &str) -> Result<(), Why> {
+fn refuse(rule: &'static str, detail: impl Into<Cow<'static, str>>, next: &'static str) -> Result<(), Why> {
     Err(Why::new(rule, detail, next))
 }
 

@@ -86,7 +86,7 @@ fn founder() -> GateFacts {
 fn word(facts: &GateFacts) -> String {
     match may_start(K3sRole::Server, facts, &paths()) {
         Ok(()) => "ok".to_owned(),
-        Err(why) => why.rule,
+        Err(why) => why.rule.into_owned(),
     }
 }
 
@@ -261,7 +261,7 @@ fn what_an_agent_may_start_on() {
     };
     let word = |facts: GateFacts| match may_start(K3sRole::Agent, &facts, &paths()) {
         Ok(()) => "ok".to_owned(),
-        Err(why) => why.rule,
+        Err(why) => why.rule.into_owned(),
     };
     assert_eq!(word(agent()), "ok");
     assert_eq!(

@@ -50,7 +50,7 @@ impl Finding {
     #[must_use]
     pub fn why(&self) -> Why {
         let detail = format!("{} (k3s says: {})", self.hazard.meaning, self.line);
-        Why::new(&format!("k3s-{}", self.hazard.name), detail, self.hazard.next)
+        Why::new(format!("k3s-{}", self.hazard.name), detail, self.hazard.next)
     }
 }
 

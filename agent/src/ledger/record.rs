@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -102,7 +103,7 @@ pub struct Record {
     /// Server-eligible identities ever heard in this era before a certificate.
     pub heard: BTreeSet<NodeId>,
     /// The certificate of this era.
-    pub certificate: Option<Certificate>,
+    pub certificate: Option<Arc<Certificate>>,
     /// The annulment that opened this era.
     pub annulment: Option<Annulment>,
     /// The highest recovery decision known about the cluster of the certificate.

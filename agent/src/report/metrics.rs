@@ -47,7 +47,7 @@ pub fn text(status: &Status) -> String {
     if let Some(why) = status.why.first() {
         page.labelled("muster_why", &[("rule", &rule(&why.rule))], 1);
     }
-    let frozen = status.why.iter().any(|why| FROZEN.contains(&why.rule.as_str()));
+    let frozen = status.why.iter().any(|why| FROZEN.contains(&&*why.rule));
     page.gauge(
         "muster_frozen",
         "1 while nothing is done because there may be two clusters.",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -40,7 +41,7 @@ pub struct Status {
     #[serde(default)]
     pub decisions: StatusDecisions,
     /// The certificate it knows.
-    pub certificate: Option<Certificate>,
+    pub certificate: Option<Arc<Certificate>>,
     /// The other nodes.
     pub peers: Vec<StatusPeer>,
     /// k3s here.
@@ -236,7 +237,7 @@ pub fn status(seen: &Observed, plan: &Plan, record: &Record, timeline: &Timeline
                     .then(|| seen.heal.silent.get(&peer.claim.owner))
                     .flatten()
                     .map(|since| seen.now.saturating_sub(*since).as_secs()),
-                why: peer.claim.why.clone(),
+                why: peer.claim.why.to_string(),
             })
             .collect(),
         k3s: StatusK3s {

@@ -41,7 +41,7 @@ pub fn status_table(status: &Status) -> String {
                 .why
                 .first()
                 .filter(|_| status.phase != Phase::Serving)
-                .map_or("", |why| why.rule.as_str())
+                .map_or("", |why| &*why.rule)
                 .to_owned(),
         ],
     };

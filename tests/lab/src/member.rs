@@ -93,7 +93,7 @@ impl Member {
             era: certificate.era,
             register: None,
             proposal: None,
-            certificate: Some(certificate),
+            certificate: Some(certificate.into()),
             annulment: None,
             recovery: None,
             fenced: false,
@@ -104,7 +104,7 @@ impl Member {
             ready: Some(true),
             zone: String::new(),
             marks: Marks::default(),
-            why: String::new(),
+            why: "".into(),
         }
     }
 

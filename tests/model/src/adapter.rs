@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use muster::core::{CaHash, ClusterId, Known, NodeId};
@@ -50,8 +51,8 @@ fn small(ballot: &founding::Ballot) -> Ballot {
     (u8::try_from(ballot.counter).expect("counters are bounded"), node(&ballot.node))
 }
 
-fn certificate(value: Value) -> Certificate {
-    Certificate {
+fn certificate(value: Value) -> Arc<Certificate> {
+    Arc::new(Certificate {
         cluster_id: ClusterId::from_digest(&[value.origin; 32]),
         era: 1,
         ca_hash: ca(value.founder, value.incarnation),
@@ -60,7 +61,7 @@ fn certificate(value: Value) -> Certificate {
         founder_address: address(value.founder),
         first_servers: vec![id(value.founder)],
         parameters_hash: Parameters::default().hash(),
-    }
+    })
 }
 
 fn value(certificate: &Certificate) -> Value {
@@ -198,7 +199,7 @@ fn controlled(
     match control {
         Control::VotesIgnored => {
             let judgement = judge(own, others, terms, check);
-            if !matches!(judgement.why[0].rule.as_str(), "carrying-on" | "voted-founder-silent") {
+            if !matches!(&*judgement.why[0].rule, "carrying-on" | "voted-founder-silent") {
                 return judgement;
             }
             let (mut own, mut others) = (own.clone(), others.to_vec());

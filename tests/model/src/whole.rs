@@ -147,7 +147,7 @@ pub struct Machine {
     /// Its ledger on disk.
     pub record: Record,
     /// Its last claim.
-    pub said: Option<Claim>,
+    pub said: Option<Arc<Claim>>,
     /// k3s's data: of this cluster.
     pub data: Option<u8>,
     /// k3s's configuration.
@@ -312,10 +312,10 @@ impl State {
                 .map_or_else(|| Known::unknown("members", "no answer"), |c| Known::Yes(self.list(c))),
             api: BTreeMap::new(),
             k3s: self.k3s_seen(n),
-            heal: muster::heal::HealSeen {
+            heal: Arc::new(muster::heal::HealSeen {
                 nodes: Known::Yes(Vec::new()),
                 ..muster::heal::HealSeen::default()
-            },
+            }),
             discovery: DiscoverySeen::default(),
         }
     }
@@ -381,7 +381,7 @@ impl State {
         let mut claim = ClaimInput::new(&seen, &settings().0, &plan, &record).claim;
         claim.phase = Phase::Seeking;
         if claim.why != "name-held" {
-            claim.why.clear();
+            claim.why = "".into();
         }
         Some((plan, record, claim))
     }

@@ -23,7 +23,7 @@ impl Whole {
         if cut {
             return (plan.commit.is_some() && state != *last).then_some(state);
         }
-        state.machines[n].said = Some(claim);
+        state.machines[n].said = Some(claim.into());
         for act in plan.acts {
             let machine = &mut state.machines[n];
             match act {

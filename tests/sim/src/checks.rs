@@ -1,5 +1,7 @@
 //! The promises, checked after every event against the whole truth, which no agent sees.
 
+use std::sync::Arc;
+
 use muster::core::{CaHash, ClusterId, NodeId};
 use muster::decide::{K3sWanted, REMOVED_FROM};
 use muster::founding::{Ballot, Certificate, Register};
@@ -12,9 +14,9 @@ use crate::world::World;
 #[derive(Debug, Default)]
 pub struct Truth {
     /// Era, ballot and certificate, with the voters.
-    votes: Vec<(u64, Ballot, Certificate, Vec<usize>)>,
+    votes: Vec<(u64, Ballot, Arc<Certificate>, Vec<usize>)>,
     /// Certificates that have been chosen.
-    chosen: Vec<Certificate>,
+    chosen: Vec<Arc<Certificate>>,
     /// Certificates that have been stored.
     stored: Vec<(u64, ClusterId)>,
     /// By voter: the era and the register it published last.

@@ -17,7 +17,7 @@ use crate::world::World;
 #[derive(Debug)]
 pub struct Said {
     /// The claim.
-    pub claim: Claim,
+    pub claim: Arc<Claim>,
     /// Whose: an index of [`World::identities`].
     pub owner: u8,
 }
@@ -32,10 +32,10 @@ impl Said {
 #[derive(Debug, Clone)]
 pub struct Heard {
     said: Rc<Said>,
-    /// The latest heartbeat, as the moment at which its owner made it.
-    beat: Duration,
-    /// When a heartbeat arrived that was later than the one before.
-    at: Duration,
+    /// The latest heartbeat, as the moment at which its owner made it, in nanoseconds: this is what is compared most often of all.
+    beat: u64,
+    /// When a heartbeat arrived that was later than the one before, in nanoseconds.
+    at: u64,
     live: bool,
 }
 
@@ -61,7 +61,11 @@ pub struct Packet {
     to: u8,
     /// When it arrives.
     pub at: Duration,
-    news: Vec<(Rc<Said>, Duration)>,
+    news: Vec<(Rc<Said>, u64)>,
+}
+
+fn nanoseconds(at: Duration) -> u64 {
+    u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The interval of gossip.
@@ -96,7 +100,7 @@ impl World {
     pub fn say_claim(&mut self, number: u8, claim: Claim) {
         let now = self.now;
         let machine = self.machine(number);
-        let said = Rc::new(Said { owner: machine.disk.identity, claim });
+        let said = Rc::new(Said { owner: machine.disk.identity, claim: Arc::new(claim) });
         machine.counter = said.claim.counter;
         let ears = &mut machine.ears;
         if ears.said.len() >= REMEMBERED {
@@ -164,15 +168,15 @@ impl World {
         true
     }
 
-    fn news(&self, from: u8) -> Vec<(Rc<Said>, Duration)> {
+    fn news(&self, from: u8) -> Vec<(Rc<Said>, u64)> {
         let machine = &self.machines[usize::from(from) - 1];
-        let own = machine.ears.said.last().map(|said| (Rc::clone(said), self.now));
+        let own = machine.ears.said.last().map(|said| (Rc::clone(said), nanoseconds(self.now)));
         let others = machine.ears.heard.iter().flatten().map(|heard| (Rc::clone(&heard.said), heard.beat));
         others.chain(own).collect()
     }
 
     fn hear_all(&mut self, from: u8, to: u8) {
-        let now = self.now;
+        let now = nanoseconds(self.now);
         let (from, to) = (usize::from(from) - 1, usize::from(to) - 1);
         let [sender, receiver] = match self.machines.get_disjoint_mut([from, to]) {
             Ok(both) => both,
@@ -180,14 +184,27 @@ impl World {
         };
         let own = receiver.disk.identity;
         let mut changed = false;
-        for heard in sender.ears.heard.iter().flatten() {
-            changed |= receiver.ears.hear(own, &heard.said, heard.beat, now, &self.parameters);
+        for (owner, heard) in sender.ears.heard.iter().enumerate() {
+            let Some(heard) = heard else { continue };
+            // Nothing but a heartbeat is new of a live node, as a rule: `hear` comes to the same, step by step.
+            if let Some(Some(known)) = receiver.ears.heard.get_mut(owner)
+                && known.live
+                && owner != usize::from(own)
+                && Rc::ptr_eq(&known.said, &heard.said)
+            {
+                if heard.beat > known.beat {
+                    (known.beat, known.at) = (heard.beat, now);
+                }
+                continue;
+            }
+            changed |= receiver.ears.hear(own, owner, &heard.said, heard.beat, now, &self.parameters);
         }
         if let Some(said) = sender.ears.said.last() {
-            changed |= receiver.ears.hear(own, said, now, now, &self.parameters);
+            let owner = usize::from(said.owner);
+            changed |= receiver.ears.hear(own, owner, said, now, now, &self.parameters);
         }
         if changed {
-            receiver.next = receiver.next.min(now);
+            receiver.next = receiver.next.min(self.now);
         }
     }
 
@@ -211,7 +228,8 @@ impl World {
             }
             let own = machine.disk.identity;
             for (said, beat) in &packet.news {
-                if machine.ears.hear(own, said, *beat, now, &parameters) {
+                let (owner, at) = (usize::from(said.owner), nanoseconds(now));
+                if machine.ears.hear(own, owner, said, *beat, at, &parameters) {
                     machine.next = machine.next.min(now);
                 }
             }
@@ -225,7 +243,7 @@ impl World {
             return;
         }
         let at = self.dice.below(self.old.len() as u64) as usize;
-        let packet = Packet { to, at: self.now, news: vec![(Rc::clone(&self.old[at]), Duration::ZERO)] };
+        let packet = Packet { to, at: self.now, news: vec![(Rc::clone(&self.old[at]), 0)] };
         self.packets.push(packet);
         self.next_packet = self.now;
         self.deliver();
@@ -237,7 +255,7 @@ impl World {
         let machine = self.machine(number);
         let ears = &mut machine.ears;
         for heard in ears.heard.iter_mut().flatten() {
-            if heard.live && now.saturating_sub(heard.at) > SILENT {
+            if heard.live && now.saturating_sub(Duration::from_nanos(heard.at)) > SILENT {
                 heard.live = false;
                 if let Some(peer) = Arc::make_mut(&mut ears.view).peers.get_mut(&heard.said.claim.owner) {
                     peer.live = false;
@@ -270,23 +288,22 @@ impl Ears {
         }
     }
 
-    /// Takes in one claim and heartbeat; whether the view changed.
+    /// Takes in one claim and heartbeat of an identity; whether the view changed. Times are nanoseconds.
     fn hear(
         &mut self,
         own: u8,
+        at: usize,
         said: &Rc<Said>,
-        beat: Duration,
-        now: Duration,
+        beat: u64,
+        now: u64,
         parameters: &muster::founding::Shared,
     ) -> bool {
-        if said.owner == own {
+        if at == usize::from(own) {
             return self.hear_own(said);
         }
-        let at = usize::from(said.owner);
         if self.heard.len() <= at {
             self.heard.resize(at + 1, None);
         }
-        let owner = &said.claim.owner;
         match &mut self.heard[at] {
             Some(known) => {
                 let advanced = beat > known.beat;
@@ -301,23 +318,23 @@ impl Ears {
                 if !newer && !revived {
                     return false;
                 }
-                if let Some(peer) = Arc::make_mut(&mut self.view).peers.get_mut(owner) {
+                if let Some(peer) = Arc::make_mut(&mut self.view).peers.get_mut(&said.claim.owner) {
                     peer.live = known.live;
                     if newer {
-                        peer.claim.clone_from(&said.claim);
+                        peer.claim = Arc::clone(&said.claim);
                     }
                 }
             }
             none => {
                 *none = Some(Heard { said: Rc::clone(said), beat, at: now, live: true });
-                let claim = said.claim.clone();
+                let claim = Arc::clone(&said.claim);
                 let gossip_address = std::net::SocketAddr::new(claim.address, 7846);
                 let parameters = Some(parameters.values.clone());
                 let peer = Peer { claim, parameters, live: true, gossip_address };
-                Arc::make_mut(&mut self.view).peers.insert(owner.clone(), peer);
+                Arc::make_mut(&mut self.view).peers.insert(said.claim.owner.clone(), peer);
             }
         }
-        self.hurry(now);
+        self.hurry(Duration::from_nanos(now));
         true
     }
 

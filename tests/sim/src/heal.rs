@@ -60,8 +60,8 @@ impl One<'_> {
             let peers = std::sync::Arc::make_mut(&mut seen.peers);
             for peer in peers.peers.values_mut().filter(|peer| peer.claim.role == Role::Server) {
                 peer.live = true;
-                peer.claim.voter = Some(true);
-                peer.claim.api = Some(true);
+                peer.claim_mut().voter = Some(true);
+                peer.claim_mut().api = Some(true);
             }
         }
         let members = seen.k3s.members.yes();
@@ -99,7 +99,7 @@ impl One<'_> {
             }
         }
         healer.told_until = heal.lease.yes().and_then(|holder| holder.until);
-        seen.heal = heal;
+        seen.heal = heal.into();
     }
 
     /// The guard of what healing does; none for other steps.

@@ -133,7 +133,7 @@ fn claim(owner: &muster::core::NodeId, n: usize, parameters: &Parameters) -> Cla
         ready: None,
         zone: String::new(),
         marks: muster::identity::Marks::default(),
-        why: String::new(),
+        why: "".into(),
     }
 }
 

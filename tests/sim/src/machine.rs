@@ -180,7 +180,7 @@ pub enum Crash {
 impl Machine {
     /// The rule that its last plan put first.
     pub fn rule(&self) -> &str {
-        self.why.first().map_or("", |why| why.rule.as_str())
+        self.why.first().map_or("", |why| &*why.rule)
     }
 
     /// Its address.

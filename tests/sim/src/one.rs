@@ -183,10 +183,7 @@ impl Door for One<'_> {
             },
             api: BTreeMap::new(),
             k3s,
-            heal: muster::heal::HealSeen {
-                nodes: Known::Yes(Vec::new()),
-                ..muster::heal::HealSeen::default()
-            },
+            heal: Arc::clone(&world.no_healing),
             discovery: DiscoverySeen::default(),
         };
         if self.world.heals.is_some() {
@@ -268,7 +265,7 @@ impl Door for One<'_> {
         claim.generation = machine.record.generation;
         let last = machine.ears.said.last().filter(|said| said.claim.generation == claim.generation);
         claim.counter = last.map_or(0, |said| said.claim.counter);
-        if last.is_some_and(|said| said.claim == claim) {
+        if last.is_some_and(|said| *said.claim == claim) {
             return;
         }
         claim.counter += 1;

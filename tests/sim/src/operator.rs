@@ -189,8 +189,11 @@ impl World {
             first_servers: vec![me],
             parameters_hash: muster::founding::Parameters::default().hash(),
         };
-        let record =
-            Record { certificate: Some(certificate), data: Kept::None, ..Record::clone(&machine.record) };
+        let record = Record {
+            certificate: Some(certificate.into()),
+            data: Kept::None,
+            ..Record::clone(&machine.record)
+        };
         machine.record = Arc::new(record);
         machine.disk.record = Arc::clone(&machine.record);
         self.durable(number);

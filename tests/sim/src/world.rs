@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster::config::Settings;
-use muster::core::NodeId;
+use muster::core::{Known, NodeId};
 use muster::engine::{Watcher, tick};
 use muster::founding::Shared;
+use muster::heal::HealSeen;
 use muster::k3s::Paths;
 use muster::ledger::Record;
 
@@ -69,6 +70,8 @@ pub struct World {
     pub outage: Duration,
     /// The story, while it is kept.
     pub story: Option<Vec<String>>,
+    /// What healing sees where only the founding is looked at.
+    pub no_healing: Arc<HealSeen>,
     /// Counts.
     pub coverage: Coverage,
     /// The first violation.
@@ -104,6 +107,7 @@ impl World {
             crash_at: None,
             outage: Duration::ZERO,
             story: tell.then(Vec::new),
+            no_healing: Arc::new(HealSeen { nodes: Known::Yes(Vec::new()), ..HealSeen::default() }),
             coverage: Coverage::default(),
             violation: None,
             heals: None,
@@ -304,7 +308,7 @@ impl World {
         let machine = self.machine(number);
         machine.next = now + plan.wake.max(Duration::from_millis(50));
         let entered = machine.phase != Some(plan.phase);
-        let told = entered || machine.rule() != plan.why.first().map_or("", |why| why.rule.as_str());
+        let told = entered || machine.rule() != plan.why.first().map_or("", |why| &*why.rule);
         machine.phase = Some(plan.phase);
         machine.why = plan.why;
         if entered {

@@ -63,13 +63,13 @@ mod tests {
         let view = |own: Marks, address: IpAddr, live: bool| {
             let mut view = PeerView::default();
             let mut peer = testing::peer(7, address, live);
-            peer.claim.marks = own;
-            peer.claim.name = "node2".into();
+            peer.claim_mut().marks = own;
+            peer.claim_mut().name = "node2".into();
             view.peers.insert(peer.claim.owner.clone(), peer);
             view
         };
         let rules = |own: &Marks, at: IpAddr, view: &PeerView| -> Vec<String> {
-            alike(own, at, view).into_iter().map(|why| why.rule).collect()
+            alike(own, at, view).into_iter().map(|why| why.rule.into_owned()).collect()
         };
         let (a, b) = (marks(1, 2), marks(1, 3));
         assert_eq!(rules(&a, here, &view(b, there, true)), ["machine-id-shared"]);

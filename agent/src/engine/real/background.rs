@@ -341,13 +341,13 @@ mod tests {
         assert_eq!((state.class(), state.short().len()), (Some(3), 0));
         assert!(!take_clock(&mut state, clock(300)));
         assert!(take_clock(&mut state, clock(9_000_000)));
-        assert_eq!((state.class(), state.short()[0].rule.as_str()), (Some(0), "host.time.offset"));
+        assert_eq!((state.class(), &*state.short()[0].rule), (Some(0), "host.time.offset"));
         assert!(!take_clock(&mut state, clock(8_000_000)), "nothing new to act on");
         assert!(take_clock(&mut state, Known::unknown("the discipline of the clock", "gone")));
         assert_eq!(state.class(), Some(3), "what is not known is on no side");
         let way = crate::edge::path::PathMtu { bytes: Known::Yes(1_420), own: Some(1_500), silent: false };
         let way = host::PathSeen { peer: "10.0.0.2".into(), mtu: way };
         assert!(state.ways.take(&["10.0.0.2".parse().unwrap()].into(), &[way]));
-        assert_eq!((state.class(), state.short()[0].rule.as_str()), (Some(3), "host.peer.mtu"));
+        assert_eq!((state.class(), &*state.short()[0].rule), (Some(3), "host.peer.mtu"));
     }
 }

@@ -90,7 +90,7 @@ impl Real {
         if let Some(judged) = self.healing.take(seen, &mut heal, self.settings.servers) {
             self.note_verdicts(&judged);
         }
-        seen.heal = heal;
+        seen.heal = heal.into();
     }
 
     /// Certificates change at restarts of k3s alone: they are read now and then.

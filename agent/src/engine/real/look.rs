@@ -88,7 +88,7 @@ impl Real {
             api: self.api.iter().map(|(address, (_, answer))| (address.clone(), answer.clone())).collect(),
             k3s,
             discovery: self.discovery.seen(),
-            heal: crate::heal::HealSeen::default(),
+            heal: Arc::default(),
         };
         self.look_at_healing(&mut seen, &kept);
         self.look_at_recovery(&mut seen, &kept).await;
@@ -402,7 +402,7 @@ fn trouble(facts: &K3sFacts) -> Vec<Why> {
 fn reason(finding: &Finding) -> Why {
     let mut why = finding.why();
     if matches!(finding.hazard.number, 6 | 23) {
-        why.rule = "name-held".to_owned();
+        why.rule = "name-held".into();
     }
     why
 }

@@ -52,15 +52,16 @@ impl Real {
     /// Completes a look by what was asked for, and by the reset while it is due.
     pub(super) async fn look_at_recovery(&mut self, seen: &mut Observed, record: &Record) {
         let state_dir = &self.settings.state_dir;
+        let heal = Arc::make_mut(&mut seen.heal);
         let known = number(record.recovery.as_ref());
-        seen.heal.recover = request(&recover_path(state_dir), |request: &RecoverRequest| {
+        heal.recover = request(&recover_path(state_dir), |request: &RecoverRequest| {
             request.after == known && is_fresh(request.asked_unix)
         });
-        seen.heal.fold = request(&fold_path(state_dir), |request: &FoldRequest| {
+        heal.fold = request(&fold_path(state_dir), |request: &FoldRequest| {
             record.fold.is_none() && is_fresh(request.asked_unix)
         });
         if let Data::Recovering { number, attempt, step: RecoveryStep::Resetting, .. } = record.data {
-            seen.heal.reset = self.reset_seen(&ResetFiles::new(&self.paths, number, attempt)).await;
+            heal.reset = self.reset_seen(&ResetFiles::new(&self.paths, number, attempt)).await;
         }
     }
 

@@ -1,6 +1,7 @@
 //! Brings the real world up from settings: address, ledger, gossip, probes. Whatever is in the way is named, and tried again
 //! by the caller; nothing is half-done by a failure.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -40,7 +41,7 @@ pub struct StartFailure {
     pub why: Why,
 }
 
-fn failure(rule: &str, detail: impl Into<String>, next: &str) -> StartFailure {
+fn failure(rule: &'static str, detail: impl Into<Cow<'static, str>>, next: &'static str) -> StartFailure {
     StartFailure { why: Why::new(rule, detail, next) }
 }
 

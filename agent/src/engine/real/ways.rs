@@ -125,7 +125,7 @@ mod tests {
         assert!(!ways.take(&live, &[seen("10.0.0.2", Some(1_500))]));
         assert!(ways.take(&live, &[seen("10.0.0.2", Some(1_420)), seen("10.0.0.3", Some(1_400))]));
         let said: Vec<Why> = ways.short().collect();
-        assert_eq!((said.len(), said[0].rule.as_str()), (2, "host.peer.mtu"));
+        assert_eq!((said.len(), &*said[0].rule), (2, "host.peer.mtu"));
         assert_eq!(
             said[0].detail,
             "the way to 10.0.0.2 carries packets of 1420 bytes, and the interface sends 1500"

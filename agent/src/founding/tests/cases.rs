@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::testing::{ballot, certificate, id};
@@ -25,7 +26,7 @@ impl Served {
     /// The founder of this certificate serves what it says.
     fn by(founder: u8) -> Self {
         let certificate = certificate(founder);
-        Self(BTreeMap::from([(certificate.founder_address, Known::Yes(certificate.ca_hash))]))
+        Self(BTreeMap::from([(certificate.founder_address, Known::Yes(certificate.ca_hash.clone()))]))
     }
     fn silent(founder: u8) -> Self {
         Self(BTreeMap::from([(certificate(founder).founder_address, Known::Absent)]))
@@ -85,7 +86,7 @@ fn situation() -> Situation {
     }
 }
 
-fn vote(ballot: Ballot, certificate: Certificate) -> Accepted {
+fn vote(ballot: Ballot, certificate: Arc<Certificate>) -> Accepted {
     Accepted { ballot, certificate }
 }
 
@@ -112,7 +113,7 @@ impl Situation {
     }
 
     /// Node 1 is nominated under this ballot, which every register carries.
-    fn nominated(mut self, ballot: &Ballot, certificate: Option<Certificate>) -> Self {
+    fn nominated(mut self, ballot: &Ballot, certificate: Option<Arc<Certificate>>) -> Self {
         self.others[0].proposal = Some(Proposal { ballot: ballot.clone(), certificate });
         self.others[0].register = Some(promised(ballot, None));
         self.own.register = promised(ballot, None);
@@ -285,7 +286,7 @@ fn a_certificate_of_other_parameters_or_of_another_era_gets_no_vote() {
         |c: &mut Certificate| c.parameters_hash = Parameters([("a".into(), "b".into())].into()).hash(),
     ] {
         let mut wrong = certificate(1);
-        spoil(&mut wrong);
+        spoil(Arc::make_mut(&mut wrong));
         let mut asked = situation().nominated(&ballot(1, 1), Some(wrong));
         asked.served = Served::by(1);
         asked.says("certificate-refused", None);
@@ -320,9 +321,9 @@ fn carrying_a_ballot_through() {
     let expected = Certificate {
         cluster_id: ClusterId::from_digest(&[7; 32]),
         first_servers: vec![id(2), id(1), id(3)],
-        ..certificate(2)
+        ..(*certificate(2)).clone()
     };
-    assert_eq!(*proposed, expected);
+    assert_eq!(**proposed, expected);
 
     // Of five machines in two zones three become servers: not all in the founder's zone, and none that is unfit for a zone's sake.
     let mut spread = situation().promised_to_me(&b);

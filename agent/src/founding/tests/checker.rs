@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use super::super::testing::id;
 use super::super::{Accepted, Ballot, Certificate};
@@ -45,7 +46,7 @@ pub(super) struct Checker {
     votes: BTreeMap<Accepted, BTreeSet<usize>>,
     promises: BTreeMap<usize, Ballot>,
     proposals: BTreeMap<Ballot, Certificate>,
-    chosen: BTreeSet<Certificate>,
+    chosen: BTreeSet<Arc<Certificate>>,
     held: BTreeSet<Certificate>,
     pub(super) violations: Vec<Violation>,
 }
@@ -64,13 +65,13 @@ impl Checker {
     }
 
     pub(super) fn chosen(&self) -> Option<&Certificate> {
-        self.chosen.first()
+        self.chosen.first().map(AsRef::as_ref)
     }
 
     /// Whether anybody but the founder ever voted for this certificate.
     pub(super) fn others_voted(&self, certificate: &Certificate) -> bool {
         self.votes.iter().any(|(vote, voters)| {
-            vote.certificate == *certificate
+            *vote.certificate == *certificate
                 && voters.iter().any(|n| u8::try_from(*n).is_ok_and(|n| id(n) != certificate.founder))
         })
     }

@@ -65,7 +65,7 @@ struct VotesIgnored;
 impl Rules for VotesIgnored {
     fn judge(&self, own: &Own, others: &[Other], terms: &Terms, check: &dyn LiveCheck) -> Judgement {
         let judgement = judge(own, others, terms, check);
-        if !matches!(judgement.why[0].rule.as_str(), "carrying-on" | "voted-founder-silent") {
+        if !matches!(&*judgement.why[0].rule, "carrying-on" | "voted-founder-silent") {
             return judgement;
         }
         let (mut own, mut others) = (own.clone(), others.to_vec());
@@ -108,7 +108,7 @@ impl Rules for LowestIdentity {
         let live = || others.iter().filter(|other| other.live && other.eligible);
         let first = live().all(|other| Reverse(&other.id) < Reverse(&own.id));
         let moves = if first && live().count() + 1 >= terms.founders {
-            vec![Move::Store(found(own, terms))]
+            vec![Move::Store(found(own, terms).into())]
         } else {
             Vec::new()
         };

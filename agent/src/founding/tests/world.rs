@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::testing::id;
@@ -77,13 +78,13 @@ struct Snapshot {
     fitness: u8,
     register: Option<Register>,
     proposal: Option<Proposal>,
-    certificate: Option<Certificate>,
+    certificate: Option<Arc<Certificate>>,
 }
 
 struct Machine {
     identity: usize,
     own: Own,
-    certificate: Option<Certificate>,
+    certificate: Option<Arc<Certificate>>,
     up: bool,
     eligible: bool,
     k3s: K3s,
@@ -512,9 +513,9 @@ impl<'a> World<'a> {
         };
         let judgement = self.rules.judge(&machine.own, &others, &terms, &answers);
         if let Some(why) = judgement.why.first() {
-            *self.seen_rules.entry(why.rule.clone()).or_default() += 1;
-            machine.last_rule.clone_from(&why.rule);
-            machine.last_detail.clone_from(&why.detail);
+            *self.seen_rules.entry(why.rule.to_string()).or_default() += 1;
+            machine.last_rule = why.rule.to_string();
+            machine.last_detail = why.detail.to_string();
         }
         let durable =
             judgement.moves.iter().filter(|m| !matches!(m, Move::Check(_) | Move::StartProvisional));
@@ -583,7 +584,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn store(&mut self, i: usize, certificate: Certificate) {
+    fn store(&mut self, i: usize, certificate: Arc<Certificate>) {
         self.checker.stored(&certificate);
         let machine = &mut self.machines[i];
         let ours = certificate.founder == machine.own.id;

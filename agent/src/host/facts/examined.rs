@@ -97,9 +97,9 @@ pub fn parse_validity(pem: &[u8]) -> Result<(i64, i64), String> {
 #[must_use]
 pub fn shortcomings(examined: &Examined, limits: &Limits) -> Vec<Why> {
     let mut all = Vec::new();
-    let mut put = |row: &str, judged: Result<String, (String, &str)>| {
+    let mut put = |row: &str, judged: Result<String, (String, &'static str)>| {
         if let Err((detail, next)) = judged {
-            all.push(Why::new(&format!("host.{row}"), detail, next));
+            all.push(Why::new(format!("host.{row}"), detail, next));
         }
     };
     if let Known::Yes(measured) = &examined.measured {
@@ -205,7 +205,7 @@ mod tests {
             (Examined { disk_free_mib: Known::unknown("it", "blinded"), ..examined() }, None),
         ] {
             let said = shortcomings(&seen, &limits);
-            assert_eq!(said.first().map(|why| why.rule.as_str()), rule);
+            assert_eq!(said.first().map(|why| &*why.rule), rule);
             assert_eq!(fitness(&seen, &limits), Some(if rule.is_some() { 0 } else { 3 }), "{seen:?}");
         }
         // The limit is the operator's: the same disk is one of a middling class under another.

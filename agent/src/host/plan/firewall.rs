@@ -136,7 +136,7 @@ mod tests {
         let steps =
             judged.steps.iter().filter(|step| step.row == "firewall").map(|step| step.act.to_string());
         let findings = judged.findings.iter().filter(|finding| finding.row == "firewall");
-        (steps.collect(), findings.map(|finding| finding.why.detail.clone()).collect())
+        (steps.collect(), findings.map(|finding| finding.why.detail.to_string()).collect())
     }
 
     #[test]

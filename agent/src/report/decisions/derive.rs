@@ -1,5 +1,6 @@
 //! What a change of the ledger and a report of the engine mean, as decisions. Pure.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -143,11 +144,11 @@ fn data(old: &Data, new: &Data) -> Decision {
 #[derive(Debug, Default)]
 pub struct Told {
     phase: Option<Phase>,
-    rule: Option<String>,
+    rule: Option<Cow<'static, str>>,
     /// The step that was last not done, or done in vain, by what it is about: with what was said of it.
     outcomes: BTreeMap<String, String>,
     /// What was not done about other machines, by rule, in the last tick.
-    undone: BTreeSet<String>,
+    undone: BTreeSet<Cow<'static, str>>,
     /// When reasons were told, for the limit below.
     reasons: VecDeque<Duration>,
     left_out: u64,
@@ -210,7 +211,7 @@ impl Told {
         }
         let plan = &report.plan;
         let undone = std::mem::take(&mut self.undone);
-        for why in plan.why.iter().skip(1).filter(|why| UNDONE.contains(&why.rule.as_str())) {
+        for why in plan.why.iter().skip(1).filter(|why| UNDONE.contains(&&*why.rule)) {
             let again = undone.contains(&why.rule);
             if self.undone.insert(why.rule.clone()) && !again && self.may_tell(now) {
                 made.push(Decision::new(Kind::Refusal, node, why.rule.clone(), why.detail.clone()));
@@ -227,8 +228,8 @@ impl Told {
         let mut line = Decision::new(
             if phase == Some(plan.phase) { Kind::Verdict } else { Kind::Phase },
             node,
-            rule.unwrap_or_else(|| plan.phase.word().to_owned()),
-            first.map_or_else(String::new, |why| why.detail.clone()),
+            rule.unwrap_or_else(|| plan.phase.word().into()),
+            first.map_or(Cow::Borrowed(""), |why| why.detail.clone()),
         );
         line.evidence.push(match phase {
             Some(before) if before != plan.phase => format!("phase: {}, before: {before}", plan.phase),

@@ -101,7 +101,7 @@ pub(super) fn lying_member(ctx: &mut Context) -> Result<()> {
     claim.counter = 2;
     claim.name = "liar".to_owned();
     claim.address = liar.address;
-    claim.certificate = Some(Certificate {
+    let made_up = Certificate {
         cluster_id: ClusterId::from_digest(&[0x66; 32]),
         ca_hash: CaHash::from_digest(&[0x66; 32]),
         founder: liar.id.clone(),
@@ -109,7 +109,8 @@ pub(super) fn lying_member(ctx: &mut Context) -> Result<()> {
         founder_address: liar.address,
         first_servers: vec![liar.id.clone()],
         ..real
-    });
+    };
+    claim.certificate = Some(made_up.into());
     liar.say(claim)?;
     for host in &lab.hosts {
         ctx.says(host, rules::TWO_CLUSTERS, 30)?;

@@ -117,15 +117,15 @@ fn every_change_of_the_ledger_has_its_decision() {
             "joining",
             nothing,
             |new| {
-                new.data = Data::Joining { role: Role::Server, cluster: certificate(1).cluster_id };
+                new.data = Data::Joining { role: Role::Server, cluster: certificate(1).cluster_id.clone() };
             },
             &[(Verdict, "data-joining")],
         ),
         (
             "member",
-            |old| old.data = Data::Joining { role: Role::Agent, cluster: certificate(1).cluster_id },
+            |old| old.data = Data::Joining { role: Role::Agent, cluster: certificate(1).cluster_id.clone() },
             |new| {
-                new.data = Data::Member { role: Role::Agent, cluster: certificate(1).cluster_id };
+                new.data = Data::Member { role: Role::Agent, cluster: certificate(1).cluster_id.clone() };
                 new.served = true;
             },
             &[(Verdict, "data-member"), (Verdict, "served")],
@@ -168,12 +168,12 @@ fn the_line_of_a_start_says_what_the_ledger_holds() {
     let text = line.evidence.join("; ");
     assert!(text.contains("voted: ballot 3 of") && text.contains("promised: nothing"), "{text}");
     assert!(
-        text.contains(certificate(2).cluster_id.as_str()) && line.detail.contains(own().as_str()),
+        text.contains(certificate(2).cluster_id.clone().as_str()) && line.detail.contains(own().as_str()),
         "{line:?}"
     );
 }
 
-fn report(phase: Phase, rule: &str, done: &[(Act, Outcome)]) -> Report {
+fn report(phase: Phase, rule: &'static str, done: &[(Act, Outcome)]) -> Report {
     let plan = Plan {
         phase,
         why: vec![Why::new(rule, "detail", "next"), Why::new("second", "more", "")],
@@ -276,16 +276,17 @@ fn deeds_are_told_before_and_after_and_what_is_tried_again_is_told_once() {
 
 #[test]
 fn what_is_not_done_about_others_is_told_when_it_comes_up() {
-    let with = |others: &[&str]| {
+    let with = |others: &[&'static str]| {
         let mut why = vec![Why::new("serving", "server of cluster c", "")];
-        why.extend(others.iter().map(|rule| Why::new(rule, "node3 is dead since 9 s", "")));
+        why.extend(others.iter().map(|rule| Why::new(*rule, "node3 is dead since 9 s", "")));
         let mut one = report(Phase::Serving, "serving", &[]);
         one.plan.why = why;
         one
     };
     let mut told = Told::default();
-    let mut after =
-        |seconds, others: &[&str]| rules(&told.after(Duration::from_secs(seconds), "node1", &with(others)));
+    let mut after = |seconds, others: &[&'static str]| {
+        rules(&told.after(Duration::from_secs(seconds), "node1", &with(others)))
+    };
     let refusal = |rule: &str| vec![(Kind::Refusal, rule.to_owned())];
     after(1, &[]);
     assert_eq!(after(2, &["no-spare", "draining"]), refusal("no-spare"));
