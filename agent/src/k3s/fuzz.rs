@@ -88,8 +88,12 @@ fn config(first: &str, text: &str) {
                 assert!(file.inline_token && !format!("{file:?}").contains(CANARY), "{file:?}");
             }
             let again = serde_json::to_string(&map).expect("a mapping of texts");
-            let again = read_mapping(&again).expect("JSON is YAML");
-            assert_eq!(again.keys().collect::<Vec<_>>(), map.keys().collect::<Vec<_>>());
+            // But for a key of more than 1,024 characters: YAML has none of them on one line. Muster writes no key of more than a hundred.
+            let short = |key: &String| serde_json::to_string(key).is_ok_and(|text| text.len() <= 1_024);
+            if map.keys().all(short) {
+                let again = read_mapping(&again).expect("JSON is YAML");
+                assert_eq!(again.keys().collect::<Vec<_>>(), map.keys().collect::<Vec<_>>());
+            }
         }
         Err(error) => {
             let said = error.to_string();

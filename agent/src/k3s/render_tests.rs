@@ -209,6 +209,27 @@ fn an_operators_key_never_replaces_one_of_ours() {
         error,
         "k3s.server-config must not set \"cluster-cidr\": set k3s.cluster-cidr instead, which every node compares before it votes"
     );
+    let long = "a".repeat(101);
+    for key in [
+        "kubelet-arg: x\ncluster-init",
+        "a #",
+        "a: b",
+        "",
+        "+",
+        "-",
+        "Kubelet-Arg",
+        "kubelet_arg",
+        "ärger",
+        &long,
+    ] {
+        let refused = server_with(&[(key, json!("x"))]);
+        assert!(matches!(refused, Err(SpecError::Key { .. })), "{key}: {refused:?}");
+        let said = refused.unwrap_err().to_string();
+        assert!(!said.contains('\n') && said.len() < 400, "{said}");
+    }
+    for key in ["kubelet-arg", "kubelet-arg+", "--kubelet-arg", "vmodule", &long[..100]] {
+        assert!(server_with(&[(key, json!("x"))]).is_ok(), "{key}");
+    }
     for value in [json!(null), json!({"a": 1}), json!([["nested"]])] {
         assert!(matches!(server_with(&[("kubelet-arg", value)]), Err(SpecError::Value { .. })));
     }

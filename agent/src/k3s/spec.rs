@@ -71,6 +71,16 @@ pub enum SpecError {
         /// Why, and where to say it instead.
         reason: String,
     },
+    /// An operator's key that is no name of a flag: a line break in it would write another key.
+    #[error(
+        "{table} has a key that is no name of a k3s flag: {key:?}; wanted lower-case letters, digits and hyphens, at most {LONGEST_KEY}"
+    )]
+    Key {
+        /// `k3s.server-config` or `k3s.agent-config`.
+        table: &'static str,
+        /// The key as written, or its beginning.
+        key: String,
+    },
     /// An operator's key without a value, or with one that k3s has no flag for.
     #[error(
         "{table} gives {key:?} a value that k3s cannot take: wanted text, a number, true, false or a list of those"
@@ -301,6 +311,9 @@ fn add_extras(
     extras: &BTreeMap<String, Value>,
 ) -> Result<(), SpecError> {
     for (key, value) in extras {
+        if !is_flag(plain_key(key)) {
+            return Err(SpecError::Key { table, key: key.chars().take(LONGEST_KEY).collect() });
+        }
         if let Some(reason) = owned(plain_key(key)) {
             return Err(SpecError::Owned { table, key: key.clone(), reason });
         }
@@ -310,6 +323,15 @@ fn add_extras(
         keys.insert(plain_key(key).to_owned(), value.clone());
     }
     Ok(())
+}
+
+/// Longest name of a flag, in characters: three times the longest of k3s's own, and far from the 1,024 at which YAML has no such key.
+const LONGEST_KEY: usize = 100;
+
+/// Whether a key is spelt as k3s spells its flags. It is written as it is, without quotes.
+fn is_flag(key: &str) -> bool {
+    let spelt = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !key.is_empty() && key.len() <= LONGEST_KEY && key.chars().all(spelt)
 }
 
 /// Why an operator's key is refused, if it is.
