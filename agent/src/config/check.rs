@@ -350,6 +350,14 @@ impl Check<'_> {
                     place: self.merged.origin(key),
                     reason: format!("this key is not free: {instead}"),
                 });
+            } else if !names::is_flag(name.trim_end_matches('+')) {
+                let begins: String = name.chars().take(names::LONGEST_FLAG).collect();
+                self.problems.push(ConfigError::Refused {
+                    key: format!("{}.{begins:?}", key.name()),
+                    value: "***".into(),
+                    place: self.merged.origin(key),
+                    reason: names::NOT_A_FLAG.to_owned(),
+                });
             }
         }
         table

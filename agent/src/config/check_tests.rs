@@ -101,6 +101,16 @@ fn every_refusal_names_key_value_origin_and_what_is_allowed() {
         ("k3s.agent-token-file = \"x\"", "k3s.agent-token-file = *** (", "absolute"),
         ("k3s.server-config.cluster-init = true", "k3s.server-config.cluster-init = *** (", "who founds"),
         ("k3s.server-config.\"tls-san+\" = []", "k3s.server-config.tls-san+ = *** (", "use k3s.tls-san"),
+        (
+            "k3s.server-config.\"v: 1\\nserver\" = \"x\"",
+            "k3s.server-config.\"v: 1\\nserver\" = *** (",
+            "lower-case",
+        ),
+        (
+            "k3s.agent-config.\"\" = \"x\"",
+            "k3s.agent-config.\"\" = *** (",
+            "lower-case letters, digits and hyphens",
+        ),
         ("k3s.agent-config.server = \"x\"", "k3s.agent-config.server = *** (", "knows the servers"),
         ("host.skip = [\"\"]", "host.skip =  (", "muster plan"),
         ("api.addresses = [\"http://vip\"]", "api.addresses = http://vip (", "https://host"),

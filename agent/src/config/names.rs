@@ -308,6 +308,20 @@ pub(super) fn component(text: &str) -> Result<String, String> {
     }
 }
 
+/// Longest name of one of k3s's flags, in characters: three times the longest of its own, and far from the 1,024 from which on YAML
+/// has no such key.
+pub(crate) const LONGEST_FLAG: usize = 100;
+
+/// Why a key for k3s is refused that [`is_flag`] does not know.
+pub(crate) const NOT_A_FLAG: &str =
+    "a key is the name of one of k3s's flags, of lower-case letters, digits and hyphens, at most 100";
+
+/// Whether a key is spelt as k3s spells its flags. It is written into k3s's file as it is: a line break would begin another key.
+pub(crate) fn is_flag(key: &str) -> bool {
+    let spelt = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !key.is_empty() && key.len() <= LONGEST_FLAG && key.chars().all(spelt)
+}
+
 /// A row of host preparation: `swap`, `module.br_netfilter`, `sysctl.net.ipv4.ip_forward`.
 pub(super) fn host_row(text: &str) -> Result<String, String> {
     let holds = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/');

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::config_file::{is_critical_key, plain_key};
 use super::token::{TokenError, check_password, full_agent_token, full_server_token};
 use super::{K3sRole, Paths};
-use crate::config::K3sSettings;
+use crate::config::{K3sSettings, LONGEST_FLAG, NOT_A_FLAG, is_flag};
 use crate::core::{CaHash, Secret};
 
 /// Port of supervisor and API on every server.
@@ -72,9 +72,7 @@ pub enum SpecError {
         reason: String,
     },
     /// An operator's key that is no name of a flag: a line break in it would write another key.
-    #[error(
-        "{table} has a key that is no name of a k3s flag: {key:?}; wanted lower-case letters, digits and hyphens, at most {LONGEST_KEY}"
-    )]
+    #[error("{table} must not have the key {key:?}: {NOT_A_FLAG}")]
     Key {
         /// `k3s.server-config` or `k3s.agent-config`.
         table: &'static str,
@@ -312,7 +310,7 @@ fn add_extras(
 ) -> Result<(), SpecError> {
     for (key, value) in extras {
         if !is_flag(plain_key(key)) {
-            return Err(SpecError::Key { table, key: key.chars().take(LONGEST_KEY).collect() });
+            return Err(SpecError::Key { table, key: key.chars().take(LONGEST_FLAG).collect() });
         }
         if let Some(reason) = owned(plain_key(key)) {
             return Err(SpecError::Owned { table, key: key.clone(), reason });
@@ -323,15 +321,6 @@ fn add_extras(
         keys.insert(plain_key(key).to_owned(), value.clone());
     }
     Ok(())
-}
-
-/// Longest name of a flag, in characters: three times the longest of k3s's own, and far from the 1,024 at which YAML has no such key.
-const LONGEST_KEY: usize = 100;
-
-/// Whether a key is spelt as k3s spells its flags. It is written as it is, without quotes.
-fn is_flag(key: &str) -> bool {
-    let spelt = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    !key.is_empty() && key.len() <= LONGEST_KEY && key.chars().all(spelt)
 }
 
 /// Why an operator's key is refused, if it is.
