@@ -89,8 +89,7 @@ fn config(first: &str, text: &str) {
             }
             let again = serde_json::to_string(&map).expect("a mapping of texts");
             // But for a key of more than 1,024 characters: YAML has none of them on one line. Muster writes no key of more than a hundred.
-            let short = |key: &String| serde_json::to_string(key).is_ok_and(|text| text.len() <= 1_024);
-            if map.keys().all(short) {
+            if map.iter().all(|(key, value)| is_short(key) && has_short_keys(value)) {
                 let again = read_mapping(&again).expect("JSON is YAML");
                 assert_eq!(again.keys().collect::<Vec<_>>(), map.keys().collect::<Vec<_>>());
             }
@@ -100,6 +99,20 @@ fn config(first: &str, text: &str) {
             assert!(!said.contains(CANARY), "{said}");
             unread(said);
         }
+    }
+}
+
+fn is_short(key: &str) -> bool {
+    serde_json::to_string(key).is_ok_and(|text| text.len() <= 1_024)
+}
+
+fn has_short_keys(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::Array(items) => items.iter().all(has_short_keys),
+        serde_json::Value::Object(map) => {
+            map.iter().all(|(key, value)| is_short(key) && has_short_keys(value))
+        }
+        _ => true,
     }
 }
 
