@@ -272,6 +272,22 @@ fn only_traces_are_kept_and_what_runs_is_not_sealed() {
     }
 }
 
+#[test]
+fn a_machine_id_that_is_a_link_to_what_another_row_renews_becomes_a_file_of_its_own() {
+    let initiator = "/etc/iscsi/initiatorname.iscsi";
+    for content in ["", "uninitialized\n", "InitiatorName=iqn.2026-01.lab:one\n", "GenerateName=yes\n"] {
+        let image = tempfile::tempdir().unwrap();
+        file(image.path(), initiator, content);
+        link(image.path(), "/etc/machine-id", initiator);
+        let sealed = seal(&order(image.path())).unwrap();
+        assert_eq!(sealed.verified.findings, [], "{content}");
+        let id = std::fs::symlink_metadata(image.path().join("etc/machine-id")).unwrap();
+        assert!(id.is_file() && id.len() == 0, "{content}");
+        let renewed = fs::read_text(&image.path().join(&initiator[1..])).unwrap();
+        assert_eq!(renewed.as_deref(), Some("GenerateName=yes\n"), "{content}");
+    }
+}
+
 /// Paths that rows speak of, and paths that no row speaks of.
 const SPOKEN: [&str; 24] = [
     "/etc/machine-id",
