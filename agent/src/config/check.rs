@@ -351,9 +351,8 @@ impl Check<'_> {
                     reason: format!("this key is not free: {instead}"),
                 });
             } else if !names::is_flag(name.trim_end_matches('+')) {
-                let begins: String = name.chars().take(names::LONGEST_FLAG).collect();
                 self.problems.push(ConfigError::Refused {
-                    key: format!("{}.{begins:?}", key.name()),
+                    key: format!("{}.{}", key.name(), names::flag_begin(name)),
                     value: "***".into(),
                     place: self.merged.origin(key),
                     reason: names::NOT_A_FLAG.to_owned(),

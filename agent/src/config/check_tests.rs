@@ -101,14 +101,10 @@ fn every_refusal_names_key_value_origin_and_what_is_allowed() {
         ("k3s.agent-token-file = \"x\"", "k3s.agent-token-file = *** (", "absolute"),
         ("k3s.server-config.cluster-init = true", "k3s.server-config.cluster-init = *** (", "who founds"),
         ("k3s.server-config.\"tls-san+\" = []", "k3s.server-config.tls-san+ = *** (", "use k3s.tls-san"),
-        (
-            "k3s.server-config.\"v: 1\\nserver\" = \"x\"",
-            "k3s.server-config.\"v: 1\\nserver\" = *** (",
-            "lower-case",
-        ),
+        ("k3s.server-config.\"v: 1\\nserver\" = \"x\"", "k3s.server-config.v... = *** (", "lower-case"),
         (
             "k3s.agent-config.\"\" = \"x\"",
-            "k3s.agent-config.\"\" = *** (",
+            "k3s.agent-config.... = *** (",
             "lower-case letters, digits and hyphens",
         ),
         ("k3s.agent-config.server = \"x\"", "k3s.agent-config.server = *** (", "knows the servers"),
@@ -145,6 +141,7 @@ fn a_refusal_never_shows_a_secret() {
         format!("k3s.sources = [\"ftp://user:{CANARY}@mirror/k3s\"]"),
         format!("api.addresses = [\"https://{CANARY}@vip\"]"),
         format!("k3s.server-config.token = \"{CANARY}\""),
+        format!("k3s.server-config.\"token: {CANARY}\" = true"),
         format!("k3s.server-config.datastore-endpoint = \"postgres://k3s:{CANARY}@db\""),
         format!("k3s.server-config.etcd-s3-secret-key = \"{CANARY}\""),
     ] {

@@ -41,7 +41,7 @@ pub use fingerprint::Fingerprint;
 pub use kernel::{BootUrl, ToFetch};
 pub use load::{Loaded, TokenSource, load, load_making_token};
 pub use merge::Origin;
-pub(crate) use names::{LONGEST_FLAG, NOT_A_FLAG, is_flag};
+pub(crate) use names::{NOT_A_FLAG, flag_begin, is_flag};
 pub use problem::{ConfigError, ConfigErrors};
 pub use settings::{
     FoundingMode, Healing, HealingMode, HostSettings, K3sSettings, Limits, Seed, Settings, Source, Timing,

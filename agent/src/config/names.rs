@@ -310,7 +310,7 @@ pub(super) fn component(text: &str) -> Result<String, String> {
 
 /// Longest name of one of k3s's flags, in characters: three times the longest of its own, and far from the 1,024 from which on YAML
 /// has no such key.
-pub(crate) const LONGEST_FLAG: usize = 100;
+const LONGEST_FLAG: usize = 100;
 
 /// Why a key for k3s is refused that [`is_flag`] does not know.
 pub(crate) const NOT_A_FLAG: &str =
@@ -318,8 +318,16 @@ pub(crate) const NOT_A_FLAG: &str =
 
 /// Whether a key is spelt as k3s spells its flags. It is written into k3s's file as it is: a line break would begin another key.
 pub(crate) fn is_flag(key: &str) -> bool {
-    let spelt = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    !key.is_empty() && key.len() <= LONGEST_FLAG && key.chars().all(spelt)
+    !key.is_empty() && key.len() <= LONGEST_FLAG && key.chars().all(is_of_flags)
+}
+
+fn is_of_flags(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
+}
+
+/// What is shown of a key that is no flag: its beginning, as far as it is spelt like one. Behind it may stand a value, and a secret.
+pub(crate) fn flag_begin(key: &str) -> String {
+    key.chars().take_while(|c| is_of_flags(*c)).take(32).chain("...".chars()).collect()
 }
 
 /// A row of host preparation: `swap`, `module.br_netfilter`, `sysctl.net.ipv4.ip_forward`.

@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 
 use super::keys::{Key, Value};
 use super::merge::Merged;
-use super::names::masked_url;
+use super::names::{flag_begin, is_flag, masked_url};
 use super::problem::escaped;
 
 const MASK: &str = "***";
@@ -59,9 +59,14 @@ fn json(key: Key, value: &Value) -> Json {
         Value::Whole(number) => (*number).into(),
         Value::List(items) => items.iter().map(|item| masked_text(key, item)).collect(),
         Value::Table(table) => {
-            Json::Object(table.iter().map(|(name, value)| (name.clone(), masked(name, value))).collect())
+            Json::Object(table.iter().map(|(name, value)| (key_of(name), masked(name, value))).collect())
         }
     }
+}
+
+/// A key for k3s; of one that is refused, only what cannot be a value that was written into it.
+fn key_of(name: &str) -> String {
+    if is_flag(name.trim_end_matches('+')) { name.to_owned() } else { flag_begin(name) }
 }
 
 /// Raw k3s keys may hold secrets (`etcd-s3-secret-key`, a VPN's join key, a proxy's password in an environment).

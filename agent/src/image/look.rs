@@ -309,7 +309,8 @@ impl Look<'_> {
         }
     }
 
-    /// Whether a file is one that some row gives a text of its own.
+    /// Whether a file is one that some row gives a text of its own. A row whose path cannot be resolved gives nothing to anything, and
+    /// says so itself.
     fn is_renewed(&self, real: &Path) -> bool {
         ROWS.iter().flat_map(|row| row.places).any(|place| match place {
             Place::Renewed(path, ..) => {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::config_file::{is_critical_key, plain_key};
 use super::token::{TokenError, check_password, full_agent_token, full_server_token};
 use super::{K3sRole, Paths};
-use crate::config::{K3sSettings, LONGEST_FLAG, NOT_A_FLAG, is_flag};
+use crate::config::{K3sSettings, NOT_A_FLAG, flag_begin, is_flag};
 use crate::core::{CaHash, Secret};
 
 /// Port of supervisor and API on every server.
@@ -76,7 +76,7 @@ pub enum SpecError {
     Key {
         /// `k3s.server-config` or `k3s.agent-config`.
         table: &'static str,
-        /// The key as written, or its beginning.
+        /// Its beginning, as far as it is spelt like a flag.
         key: String,
     },
     /// An operator's key without a value, or with one that k3s has no flag for.
@@ -310,7 +310,7 @@ fn add_extras(
 ) -> Result<(), SpecError> {
     for (key, value) in extras {
         if !is_flag(plain_key(key)) {
-            return Err(SpecError::Key { table, key: key.chars().take(LONGEST_FLAG).collect() });
+            return Err(SpecError::Key { table, key: flag_begin(plain_key(key)) });
         }
         if let Some(reason) = owned(plain_key(key)) {
             return Err(SpecError::Owned { table, key: key.clone(), reason });
