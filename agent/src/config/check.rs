@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::k3s_keys;
 use super::keys::Key;
 use super::merge::Merged;
 use super::names;
@@ -11,7 +12,7 @@ use super::problem::ConfigError;
 use super::settings::{
     FoundingMode, Healing, HealingMode, HostSettings, K3sSettings, Limits, Settings, Timing,
 };
-use super::show::masked_text;
+use super::show::{key_of, masked_text};
 use crate::core::Secret;
 use crate::gossip::WantedRole;
 use crate::heal::labels::{self, Wanted};
@@ -24,42 +25,6 @@ pub(super) struct Secrets {
     pub(super) k3s: Option<Secret>,
     pub(super) k3s_agent: Option<Secret>,
 }
-
-/// Keys of k3s's config.yaml that are not free, and what to use instead.
-const OWNED: [(&str, &str); 32] = [
-    ("agent-token", "use k3s.agent-token-file"),
-    ("agent-token-file", "use k3s.agent-token-file"),
-    ("advertise-address", "it is the node's address: use node-ip or interface"),
-    ("cluster-cidr", "use k3s.cluster-cidr"),
-    ("cluster-dns", "use k3s.cluster-dns"),
-    ("cluster-domain", "use k3s.cluster-domain"),
-    ("cluster-init", "Muster alone decides who founds"),
-    ("cluster-reset", "a reset is never done at a start"),
-    ("cluster-reset-restore-path", "a restore is never done at a start"),
-    ("config", "Muster writes the configuration of k3s"),
-    ("data-dir", "use k3s.data-dir"),
-    ("datastore-endpoint", "Muster founds clusters on embedded etcd"),
-    ("debug-token", "a secret does not belong there"),
-    ("disable", "use k3s.disable"),
-    ("disable-apiserver", "every server runs all of the control plane"),
-    ("disable-agent", "every server is a node: its readiness is how joining is judged"),
-    ("disable-controller-manager", "every server runs all of the control plane"),
-    ("disable-etcd", "every server runs all of the control plane"),
-    ("disable-scheduler", "every server runs all of the control plane"),
-    ("etcd-s3-secret-key", "a secret does not belong there: use etcd-s3-config-secret"),
-    ("etcd-s3-session-token", "a secret does not belong there: use etcd-s3-config-secret"),
-    ("flannel-backend", "use k3s.flannel-backend"),
-    ("node-ip", "use node-ip"),
-    ("node-name", "use node-name"),
-    ("server", "Muster knows the servers"),
-    ("service-cidr", "use k3s.service-cidr"),
-    ("tls-san", "use k3s.tls-san"),
-    ("token", "use k3s.token-file"),
-    ("token-file", "use k3s.token-file"),
-    ("vpn-auth", "a secret does not belong there: use vpn-auth-file"),
-    ("write-kubeconfig", "the path that Muster reads is k3s's own"),
-    ("write-kubeconfig-mode", "the kubeconfig is a secret: its mode is 0600"),
-];
 
 /// UDP ports that k3s's own network takes: VXLAN, and WireGuard for both families.
 const TAKEN_PORTS: [u64; 3] = [8472, 51820, 51821];
@@ -341,23 +306,13 @@ impl Check<'_> {
     /// Raw keys for k3s, none of which Muster itself answers for.
     fn raw(&mut self, key: Key) -> BTreeMap<String, serde_json::Value> {
         let table = self.merged.table(key);
-        for name in table.keys() {
-            let plain = name.trim_end_matches('+').to_ascii_lowercase().replace('_', "-");
-            if let Some((_, instead)) = OWNED.iter().find(|(owned, _)| *owned == plain) {
-                self.problems.push(ConfigError::Refused {
-                    key: format!("{}.{name}", key.name()),
-                    value: "***".into(),
-                    place: self.merged.origin(key),
-                    reason: format!("this key is not free: {instead}"),
-                });
-            } else if !names::is_flag(name.trim_end_matches('+')) {
-                self.problems.push(ConfigError::Refused {
-                    key: format!("{}.{}", key.name(), names::flag_begin(name)),
-                    value: "***".into(),
-                    place: self.merged.origin(key),
-                    reason: names::NOT_A_FLAG.to_owned(),
-                });
-            }
+        for (name, reason) in k3s_keys::refused(&table) {
+            self.problems.push(ConfigError::Refused {
+                key: format!("{}.{}", key.name(), key_of(name)),
+                value: "***".into(),
+                place: self.merged.origin(key),
+                reason,
+            });
         }
         table
     }

@@ -22,6 +22,7 @@ mod fingerprint;
 mod fragment;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod k3s_keys;
 mod kernel;
 mod keys;
 mod load;
@@ -38,14 +39,15 @@ pub use discovery::{
     SweepSettings,
 };
 pub use fingerprint::Fingerprint;
+pub(crate) use k3s_keys::{deciding_argument, plain_key, refused as refused_k3s_keys};
 pub use kernel::{BootUrl, ToFetch};
 pub use load::{Loaded, TokenSource, load, load_making_token};
 pub use merge::Origin;
-pub(crate) use names::{NOT_A_FLAG, flag_begin, is_flag};
 pub use problem::{ConfigError, ConfigErrors};
 pub use settings::{
     FoundingMode, Healing, HealingMode, HostSettings, K3sSettings, Limits, Seed, Settings, Source, Timing,
 };
+pub(crate) use show::key_of;
 pub use show::{Shown, table};
 pub use sources::{Env, Flags, to_fetch};
 pub(crate) use sources::{TokenText, read_token};

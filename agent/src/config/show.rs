@@ -65,7 +65,7 @@ fn json(key: Key, value: &Value) -> Json {
 }
 
 /// A key for k3s; of one that is refused, only what cannot be a value that was written into it.
-fn key_of(name: &str) -> String {
+pub(crate) fn key_of(name: &str) -> String {
     if is_flag(name.trim_end_matches('+')) { name.to_owned() } else { flag_begin(name) }
 }
 

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
+use crate::config::{deciding_argument, plain_key};
+
 /// A configuration file that k3s could not read either: half-written, or no mapping.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a YAML mapping: {cause}")]
@@ -20,7 +22,7 @@ pub struct ConfigError {
 #[must_use]
 pub fn is_critical_key(key: &str) -> bool {
     let key = plain_key(key);
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 12] = [
         "server",
         "cluster-init",
         "token",
@@ -30,19 +32,16 @@ pub fn is_critical_key(key: &str) -> bool {
         "data-dir",
         "node-name",
         "node-ip",
+        // What else moves the token, the name or the data directory.
+        "cluster-secret",
+        "with-node-id",
+        "rootless",
     ];
-    // -s, -t, -d: server, token, data-dir. `config` would point k3s to another file.
-    const OTHERS: [&str; 5] = ["s", "t", "d", "c", "config"];
+    // -s, -t, -d, -i: server, token, data-dir, node-ip. `config` would point k3s to another file.
+    const OTHERS: [&str; 6] = ["s", "t", "d", "i", "c", "config"];
     NAMES.contains(&key)
         || OTHERS.contains(&key)
         || ["cluster-reset", "datastore-"].iter().any(|prefix| key.starts_with(prefix))
-}
-
-/// A key as k3s takes it: without dashes in front or the `+` that appends. Blanks between them go, too: k3s would not know such a key,
-/// but one that looks like another is judged as that one.
-pub(crate) fn plain_key(key: &str) -> &str {
-    let key = key.trim_start_matches(|c: char| c == '-' || c.is_whitespace());
-    key.trim_end_matches(|c: char| c == '+' || c.is_whitespace())
 }
 
 /// The few keys of a configuration file that matter here, and a digest of the text. The text itself is not kept: an
@@ -63,6 +62,8 @@ pub struct ConfigFile {
     pub inline_token: bool,
     /// A `cluster-reset` key is set.
     pub cluster_reset: bool,
+    /// An argument for etcd or the API that decides which cluster the node is in, with its key.
+    pub argument: Option<String>,
     /// A `datastore-endpoint` is set.
     pub external_datastore: bool,
     /// `data-dir`.
@@ -94,6 +95,7 @@ impl ConfigFile {
             cluster_reset: map
                 .iter()
                 .any(|(key, value)| key.starts_with("cluster-reset") && !is_false(value)),
+            argument: map.iter().find_map(|(key, value)| deciding(key, value)),
             external_datastore: text_of("datastore-endpoint").is_some(),
             data_dir: text_of("data-dir").or_else(|| text_of("d")).map(PathBuf::from),
             node_name: text_of("node-name"),
@@ -107,6 +109,11 @@ impl ConfigFile {
     pub fn is(&self, text: &str) -> bool {
         self.digest == digest_of(text)
     }
+}
+
+/// An argument among those of a key that decides which cluster the node is in, as it is told: `etcd-arg: force-new-cluster`.
+pub(super) fn deciding(key: &str, value: &Value) -> Option<String> {
+    deciding_argument(key, value).map(|argument| format!("{key}: {argument}"))
 }
 
 /// Events that the aliases of one file may repeat, over all: far more than a configuration of k3s has, and few enough that a file of

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::config_file::{ConfigFile, is_critical_key, read_mapping};
+use super::config_file::{ConfigFile, deciding, is_critical_key, read_mapping};
 use super::logtext::Finding;
 use super::token::TokenFile;
 use super::{K3sRole, kube::NodeInfo};
@@ -55,13 +55,17 @@ pub struct Foreign {
     pub keys: Vec<String>,
 }
 
-/// The critical keys of a configuration drop-in. A file that cannot be parsed has the key `(unreadable)`.
+/// The critical keys of a configuration drop-in, and those with an argument that decides as much. A file that cannot be parsed has the key `(unreadable)`.
 #[must_use]
 pub fn critical_keys_of(text: &str) -> Vec<String> {
     match read_mapping(text) {
-        Ok(map) => map.into_keys().filter(|key| is_critical_key(key)).map(|key| brief(&key)).collect(),
+        Ok(map) => map.iter().filter_map(|(key, value)| critical(key, value)).collect(),
         Err(_) => vec!["(unreadable)".to_owned()],
     }
+}
+
+fn critical(key: &str, value: &Value) -> Option<String> {
+    if is_critical_key(key) { Some(brief(key)) } else { deciding(key, value) }
 }
 
 /// The `K3S_` variables that an environment file or a unit drop-in sets, and the lines of a drop-in that replace a command.

@@ -60,6 +60,12 @@ fn critical_keys_of_a_drop_in_are_named() {
         ["cluster-init", "token"]
     );
     assert_eq!(critical_keys_of("kubelet-arg+: [x]\n"), Vec::<String>::new());
+    let arguments = "etcd-arg+: [quota-backend-bytes=1, --Force-New-Cluster=true]\nkube-apiserver-arg: etcd_prefix=/x\ni: a\n";
+    assert_eq!(
+        critical_keys_of(arguments),
+        ["etcd-arg: force-new-cluster", "i", "kube-apiserver-arg: etcd-prefix"]
+    );
+    assert_eq!(critical_keys_of("etcd-arg: [quota-backend-bytes=1]"), Vec::<String>::new());
     assert_eq!(critical_keys_of("cluster-init: [true"), ["(unreadable)"]);
     assert_eq!(critical_keys_of("\"cluster-reset\\nall is well\": 1"), ["cluster-reset all is well"]);
 }

@@ -98,6 +98,10 @@ fn check_config(config: &ConfigFile, paths: &Paths) -> Result<(), Why> {
             "a reset is run by a person, on one server, with the unit stopped",
         );
     }
+    if let Some(argument) = &config.argument {
+        let detail = format!("config.yaml has the argument {argument}");
+        return refuse("gate-argument", detail, MUSTER_WRITES);
+    }
     if config.external_datastore {
         return refuse("gate-datastore", "config.yaml names an external datastore", PARKED);
     }
@@ -117,6 +121,12 @@ fn check_config(config: &ConfigFile, paths: &Paths) -> Result<(), Why> {
     Ok(())
 }
 
+/// Whether a key of a drop-in moves the data or is laid over them at every start.
+fn overrides_data(key: &str) -> bool {
+    ["cluster-reset", "etcd-arg:", "kube-apiserver-arg:"].iter().any(|begin| key.starts_with(begin))
+        || ["data-dir", "d", "rootless"].contains(&key)
+}
+
 /// Drop-ins can say anything that config.yaml does not. Where data decide, only the keys that override data matter.
 fn check_foreign(facts: &GateFacts, has_data: bool) -> Result<(), Why> {
     let foreign = match &facts.foreign {
@@ -126,9 +136,7 @@ fn check_foreign(facts: &GateFacts, has_data: bool) -> Result<(), Why> {
         Known::Unknown(unread) => return refuse("gate-foreign-config", unread.to_string(), PARKED),
     };
     for file in foreign.iter().filter(|file| file.kind == ForeignKind::ConfigDropIn) {
-        let harmful = |key: &&String| {
-            !has_data || key.starts_with("cluster-reset") || *key == "data-dir" || *key == "d"
-        };
+        let harmful = |key: &&String| !has_data || overrides_data(key);
         if let Some(key) = file.keys.iter().find(harmful) {
             let detail = format!("{} sets {key}", file.path.display());
             return refuse("gate-foreign-config", detail, "remove that key: muster alone decides it");

@@ -213,6 +213,11 @@ fn what_a_server_may_start_on() {
         ("unreadable token, no data", tok(joiner(), unread()), "gate-token-missing"),
         ("no configuration", GateFacts { config: Known::Absent, ..member() }, "gate-no-config"),
         ("half a configuration", GateFacts { config: unread(), ..member() }, "gate-config-unreadable"),
+        (
+            "etcd is to make a cluster of one",
+            conf(member(), &format!("{JOIN}etcd-arg: [force-new-cluster=true]\n")),
+            "gate-argument",
+        ),
         ("cluster-reset", conf(member(), &format!("{JOIN}cluster-reset: true\n")), "gate-cluster-reset"),
         (
             "a database elsewhere",
@@ -246,6 +251,7 @@ fn a_drop_in_with_a_critical_key_stops_a_first_start_and_only_a_dangerous_one_a_
     assert_eq!(word(&with(member(), drop_in, "node-ip")), "ok");
     assert_eq!(word(&with(member(), drop_in, "cluster-reset")), "gate-foreign-config");
     assert_eq!(word(&with(member(), drop_in, "data-dir")), "gate-foreign-config");
+    assert_eq!(word(&with(member(), drop_in, "etcd-arg: force-new-cluster")), "gate-foreign-config");
     // Our units read no environment files.
     assert_eq!(word(&with(joiner(), ForeignKind::Environment, "K3S_URL")), "ok");
     assert_eq!(word(&GateFacts { foreign: unread(), ..joiner() }), "gate-foreign-config");

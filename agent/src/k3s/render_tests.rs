@@ -202,12 +202,12 @@ fn an_operators_key_never_replaces_one_of_ours() {
         "https-listen-port",
     ] {
         let refused = server_with(&[(key, json!("x"))]);
-        assert!(matches!(refused, Err(SpecError::Owned { .. })), "{key}: {refused:?}");
+        assert!(matches!(refused, Err(SpecError::Key { .. })), "{key}: {refused:?}");
     }
     let error = server_with(&[("cluster-cidr", json!("10.0.0.0/8"))]).unwrap_err().to_string();
     assert_eq!(
         error,
-        "k3s.server-config must not set \"cluster-cidr\": set k3s.cluster-cidr instead, which every node compares before it votes"
+        "k3s.server-config cannot have \"cluster-cidr\": this key is not free: use k3s.cluster-cidr"
     );
     let long = "a".repeat(101);
     for key in [
@@ -231,9 +231,10 @@ fn an_operators_key_never_replaces_one_of_ours() {
         assert!(server_with(&[(key, json!("x"))]).is_ok(), "{key}");
     }
     for value in [json!(null), json!({"a": 1}), json!([["nested"]])] {
-        assert!(matches!(server_with(&[("kubelet-arg", value)]), Err(SpecError::Value { .. })));
+        assert!(matches!(server_with(&[("kubelet-arg", value)]), Err(SpecError::Key { .. })));
     }
-    let secret = server_with(&[("etcd-s3-secret-key", json!("hunter2"))]).unwrap();
+    assert!(server_with(&[("kubelet-arg", json!("a")), ("kubelet-arg+", json!("b"))]).is_err());
+    let secret = server_with(&[("etcd-s3-access-key", json!("hunter2"))]).unwrap();
     assert!(!format!("{secret:?}{:?}", files(&secret, &paths())).contains("hunter2"));
     let ours = server_with(&[]).unwrap();
     let added = server_with(&[("secrets-encryption", json!(true))]).unwrap();

@@ -9,10 +9,9 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::config_file::{is_critical_key, plain_key};
 use super::token::{TokenError, check_password, full_agent_token, full_server_token};
 use super::{K3sRole, Paths};
-use crate::config::{K3sSettings, NOT_A_FLAG, flag_begin, is_flag};
+use crate::config::{K3sSettings, key_of, plain_key, refused_k3s_keys};
 use crate::core::{CaHash, Secret};
 
 /// Port of supervisor and API on every server.
@@ -61,33 +60,15 @@ pub enum Start {
 /// What cannot be made into a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
-    /// An operator's key that Muster writes itself.
-    #[error("{table} must not set {key:?}: {reason}")]
-    Owned {
-        /// `k3s.server-config` or `k3s.agent-config`.
-        table: &'static str,
-        /// The key as written.
-        key: String,
-        /// Why, and where to say it instead.
-        reason: String,
-    },
-    /// An operator's key that is no name of a flag: a line break in it would write another key.
-    #[error("{table} must not have the key {key:?}: {NOT_A_FLAG}")]
+    /// An operator's key that the configuration should have refused.
+    #[error("{table} cannot have {key:?}: {reason}")]
     Key {
         /// `k3s.server-config` or `k3s.agent-config`.
         table: &'static str,
-        /// Its beginning, as far as it is spelt like a flag.
+        /// The key as written; of one that is no name of a flag, its beginning.
         key: String,
-    },
-    /// An operator's key without a value, or with one that k3s has no flag for.
-    #[error(
-        "{table} gives {key:?} a value that k3s cannot take: wanted text, a number, true, false or a list of those"
-    )]
-    Value {
-        /// `k3s.server-config` or `k3s.agent-config`.
-        table: &'static str,
-        /// The key as written.
-        key: String,
+        /// Why, and where to say it instead.
+        reason: String,
     },
     /// A password that k3s would misread.
     #[error("the {whose} password cannot be used")]
@@ -308,65 +289,9 @@ fn add_extras(
     table: &'static str,
     extras: &BTreeMap<String, Value>,
 ) -> Result<(), SpecError> {
-    for (key, value) in extras {
-        if !is_flag(plain_key(key)) {
-            return Err(SpecError::Key { table, key: flag_begin(plain_key(key)) });
-        }
-        if let Some(reason) = owned(plain_key(key)) {
-            return Err(SpecError::Owned { table, key: key.clone(), reason });
-        }
-        if !can_be_flag(value) {
-            return Err(SpecError::Value { table, key: key.clone() });
-        }
-        keys.insert(plain_key(key).to_owned(), value.clone());
+    if let Some((key, reason)) = refused_k3s_keys(extras).into_iter().next() {
+        return Err(SpecError::Key { table, key: key_of(key), reason });
     }
+    keys.extend(extras.iter().map(|(key, value)| (plain_key(key).to_owned(), value.clone())));
     Ok(())
-}
-
-/// Why an operator's key is refused, if it is.
-fn owned(key: &str) -> Option<String> {
-    const SETTINGS: [&str; 7] = [
-        "cluster-cidr",
-        "service-cidr",
-        "cluster-dns",
-        "cluster-domain",
-        "flannel-backend",
-        "disable",
-        "tls-san",
-    ];
-    const FIXED: [&str; 6] = [
-        "advertise-address",
-        "advertise-port",
-        "https-listen-port",
-        "supervisor-port",
-        "lb-server-port",
-        "bind-address",
-    ];
-    const WHOLE: [&str; 3] = ["disable-etcd", "disable-apiserver", "disable-agent"];
-    if key.chars().count() == 1 {
-        return Some("write the long name of the flag".into());
-    }
-    if is_critical_key(key) {
-        return Some("it decides which cluster the node is in, and Muster writes it".into());
-    }
-    if SETTINGS.contains(&key) {
-        return Some(format!("set k3s.{key} instead, which every node compares before it votes"));
-    }
-    if FIXED.contains(&key) {
-        return Some("nodes find and check each other at this address and port".into());
-    }
-    if WHOLE.contains(&key) {
-        return Some("every server of a Muster cluster runs etcd, the API and a kubelet".into());
-    }
-    None
-}
-
-fn can_be_flag(value: &Value) -> bool {
-    match value {
-        Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
-        Value::Array(items) => {
-            items.iter().all(|item| matches!(item, Value::Bool(_) | Value::Number(_) | Value::String(_)))
-        }
-        Value::Null | Value::Object(_) => false,
-    }
 }
