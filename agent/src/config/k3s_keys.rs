@@ -195,7 +195,8 @@ fn arguments<'a>(key: &'a str, value: &'a Value) -> impl Iterator<Item = &'stati
     })
 }
 
-fn can_be_flag(value: &Value) -> bool {
+/// Whether k3s can take a value for one of its flags.
+pub(crate) fn can_be_flag(value: &Value) -> bool {
     match value {
         Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
         Value::Array(items) => {

@@ -39,10 +39,14 @@ pub use discovery::{
     SweepSettings,
 };
 pub use fingerprint::Fingerprint;
+#[cfg(any(test, fuzzing))]
+pub(crate) use k3s_keys::can_be_flag;
 pub(crate) use k3s_keys::{deciding_argument, plain_key, refused as refused_k3s_keys};
 pub use kernel::{BootUrl, ToFetch};
 pub use load::{Loaded, TokenSource, load, load_making_token};
 pub use merge::Origin;
+#[cfg(any(test, fuzzing))]
+pub(crate) use names::is_flag;
 pub use problem::{ConfigError, ConfigErrors};
 pub use settings::{
     FoundingMode, Healing, HealingMode, HostSettings, K3sSettings, Limits, Seed, Settings, Source, Timing,

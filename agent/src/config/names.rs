@@ -313,12 +313,16 @@ pub(super) fn component(text: &str) -> Result<String, String> {
 const LONGEST_FLAG: usize = 100;
 
 /// Why a key for k3s is refused that [`is_flag`] does not know.
-pub(crate) const NOT_A_FLAG: &str =
-    "a key is the name of one of k3s's flags, of lower-case letters, digits and hyphens, at most 100";
+pub(crate) const NOT_A_FLAG: &str = "a key is the name of one of k3s's flags, of lower-case letters, digits and hyphens, at most 100, with a letter in front";
 
-/// Whether a key is spelt as k3s spells its flags. It is written into k3s's file as it is: a line break would begin another key.
+/// Whether a key is spelt as k3s spells its flags. It is written into k3s's file as it is: a line break would begin another key, and
+/// what YAML takes for a number, a truth or nothing would be no text.
 pub(crate) fn is_flag(key: &str) -> bool {
-    !key.is_empty() && key.len() <= LONGEST_FLAG && key.chars().all(is_of_flags)
+    const NO_TEXT: [&str; 9] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
+    key.starts_with(|c: char| c.is_ascii_lowercase())
+        && key.len() <= LONGEST_FLAG
+        && key.chars().all(is_of_flags)
+        && !NO_TEXT.contains(&key)
 }
 
 fn is_of_flags(c: char) -> bool {

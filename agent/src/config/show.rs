@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::Value as Json;
 
+use super::k3s_keys::plain_key;
 use super::keys::{Key, Value};
 use super::merge::Merged;
 use super::names::{flag_begin, is_flag, masked_url};
@@ -66,7 +67,7 @@ fn json(key: Key, value: &Value) -> Json {
 
 /// A key for k3s; of one that is refused, only what cannot be a value that was written into it.
 pub(crate) fn key_of(name: &str) -> String {
-    if is_flag(name.trim_end_matches('+')) { name.to_owned() } else { flag_begin(name) }
+    if is_flag(plain_key(name)) { name.to_owned() } else { flag_begin(name) }
 }
 
 /// Raw k3s keys may hold secrets (`etcd-s3-secret-key`, a VPN's join key, a proxy's password in an environment).

@@ -80,10 +80,48 @@ pub fn open<'a>(cluster: &str, key: &str, value: &'a str) -> Result<(NodeId, &'a
     }
     let decode = |part| URL_SAFE_NO_PAD.decode(part).map_err(|_| SignatureError::Malformed);
     let (public, signature) = (decode(public)?, decode(signature)?);
+    if is_weak(&public) {
+        return Err(SignatureError::Wrong);
+    }
     UnparsedPublicKey::new(&ED25519, &public)
         .verify(&statement(cluster, key, text), &signature)
         .map_err(|_| SignatureError::Wrong)?;
     Ok((owner(&public), text))
+}
+
+/// The points of small order on the curve of Ed25519, as they may be written, without the bit of the sign: 0 and 1, the two of order
+/// eight, and -1, 0 and 1 once more, not reduced.
+///
+/// Under such a key a signature fits one text in eight or more and needs no private key, so that anybody speaks for its owner. RFC 8032
+/// leaves them in, and ring with it; libsodium and the strict check of ed25519-dalek leave them out.
+const SMALL_ORDER: [[u8; 32]; 7] = [
+    [0; 32],
+    ends(0x01, 0x00, 0x00),
+    [
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5,
+        0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+    ],
+    [
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a,
+        0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+    ],
+    ends(0xec, 0xff, 0x7f),
+    ends(0xed, 0xff, 0x7f),
+    ends(0xee, 0xff, 0x7f),
+];
+
+/// A number of 32 bytes, least first, of its first byte, those between, and its last.
+const fn ends(first: u8, between: u8, last: u8) -> [u8; 32] {
+    let mut bytes = [between; 32];
+    bytes[0] = first;
+    bytes[31] = last;
+    bytes
+}
+
+/// Whether a public key is of small order: nobody's identity. No key pair of ours has one.
+fn is_weak(public: &[u8]) -> bool {
+    let Some((last, rest)) = public.split_last() else { return false };
+    SMALL_ORDER.iter().any(|point| *rest == point[..31] && last & 0x7f == point[31])
 }
 
 /// The node id that belongs to a public key.
@@ -145,6 +183,33 @@ mod tests {
         let (owner, _) = open("lab", "c", &theirs.sign("lab", "c", "{}")).map(|(o, t)| (o, t.len())).unwrap();
         assert_ne!(&owner, mine.node_id());
         assert_eq!(&owner, theirs.node_id());
+    }
+
+    /// Found by the fuzzer: a value of nothing but A, which is a key and a signature of zeros, opened.
+    #[test]
+    fn a_key_under_which_anybody_can_sign_is_nobodys() {
+        let signs = |point: [u8; 32]| [0, 0x80].map(|sign| ends_with(point, point[31] | sign));
+        let mut signed_by_nobody = 0;
+        for public in SMALL_ORDER.into_iter().flat_map(signs) {
+            let mut fits = false;
+            for (number, r) in
+                (0..64).flat_map(|n| SMALL_ORDER.into_iter().flat_map(signs).map(move |r| (n, r)))
+            {
+                let (text, signature) = (format!("{{\"n\":{number}}}"), [r, [0; 32]].concat());
+                let key = UnparsedPublicKey::new(&ED25519, &public);
+                fits |= key.verify(&statement("lab", "c", &text), &signature).is_ok();
+                let value =
+                    [URL_SAFE_NO_PAD.encode(public), URL_SAFE_NO_PAD.encode(&signature), text].join(".");
+                assert_eq!(open("lab", "c", &value), Err(SignatureError::Wrong), "{value}");
+            }
+            signed_by_nobody += usize::from(fits);
+        }
+        assert_eq!(signed_by_nobody, 14, "ring takes all of them");
+    }
+
+    fn ends_with(mut point: [u8; 32], last: u8) -> [u8; 32] {
+        point[31] = last;
+        point
     }
 
     proptest! {

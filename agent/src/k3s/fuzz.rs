@@ -1,13 +1,18 @@
 //! Entry points of the fuzzer into what k3s, etcd and their files say: see `crate::fuzz`.
 
-use serde_json::json;
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
 
 use super::ca::{CaBundle, CaError};
 use super::config_file::{ConfigFile, read_mapping};
 use super::facts::{critical_keys_of, own_member, parse_health, parse_members, parse_version, variables_of};
 use super::release::{Arch, Sha256, check_elf, sum_of};
+use super::render::config_text;
+use super::spec::K3sSpec;
 use super::token::{TokenFile, TokenForm, check_password};
-use super::{kube, logtext};
+use super::{K3sRole, kube, logtext};
+use crate::config::{can_be_flag, is_flag};
 use crate::core::{Known, Secret};
 use crate::edge::http::Answer;
 use crate::edge::systemd::parse_show;
@@ -87,12 +92,7 @@ fn config(first: &str, text: &str) {
             if first == FIRST[1] && map.get("token").is_some_and(|token| token == CANARY) {
                 assert!(file.inline_token && !format!("{file:?}").contains(CANARY), "{file:?}");
             }
-            let again = serde_json::to_string(&map).expect("a mapping of texts");
-            // But for a key of more than 1,024 characters: YAML has none of them on one line. Muster writes no key of more than a hundred.
-            if map.iter().all(|(key, value)| is_short(key) && has_short_keys(value)) {
-                let again = read_mapping(&again).expect("JSON is YAML");
-                assert_eq!(again.keys().collect::<Vec<_>>(), map.keys().collect::<Vec<_>>());
-            }
+            check_written(map);
         }
         Err(error) => {
             let said = error.to_string();
@@ -102,17 +102,25 @@ fn config(first: &str, text: &str) {
     }
 }
 
-fn is_short(key: &str) -> bool {
-    serde_json::to_string(key).is_ok_and(|text| text.len() <= 1_024)
+/// What Muster may write into k3s's file is read as it was meant.
+fn check_written(map: BTreeMap<String, Value>) {
+    let mut keys = map;
+    keys.retain(|key, value| is_flag(key) && can_be_flag(value));
+    let spec = K3sSpec { role: K3sRole::Server, keys, secrets: Vec::new() };
+    let text = config_text(&spec);
+    assert!(text.bytes().all(|byte| byte == b'\n' || (b' '..=b'~').contains(&byte)), "{text:?}");
+    let read = read_mapping(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let meant: BTreeMap<String, Value> =
+        spec.keys.iter().map(|(key, value)| (key.clone(), as_written(value))).collect();
+    assert_eq!(read, meant, "{text}");
 }
 
-fn has_short_keys(value: &serde_json::Value) -> bool {
+/// Fractions are written as texts.
+fn as_written(value: &Value) -> Value {
     match value {
-        serde_json::Value::Array(items) => items.iter().all(has_short_keys),
-        serde_json::Value::Object(map) => {
-            map.iter().all(|(key, value)| is_short(key) && has_short_keys(value))
-        }
-        _ => true,
+        Value::Number(number) if number.is_f64() => number.to_string().into(),
+        Value::Array(items) => items.iter().map(as_written).collect(),
+        other => other.clone(),
     }
 }
 
