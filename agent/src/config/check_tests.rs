@@ -166,7 +166,8 @@ fn a_refusal_never_shows_a_secret() {
         format!("k3s.server-config.token = \"{CANARY}\""),
         format!("k3s.server-config.\"token: {CANARY}\" = true"),
         format!("k3s.server-config.datastore-endpoint = \"postgres://k3s:{CANARY}@db\""),
-        format!("k3s.server-config.etcd-arg = [\"initial-cluster={CANARY}\"]"),
+        format!("k3s.server-config.etcd-arg = [\"initial-cluster-token={CANARY}\"]"),
+        format!("k3s.server-config.etcd-arg = \"name=a,initial-cluster-token={CANARY}\""),
         format!("k3s.server-config.etcd-s3-secret-key = \"{CANARY}\""),
     ] {
         let problems = settings(&merged(&text), Some(secrets())).expect_err("a refusal");

@@ -70,26 +70,37 @@ pub(crate) fn key_of(name: &str) -> String {
     if is_flag(plain_key(name)) { name.to_owned() } else { flag_begin(name) }
 }
 
-/// Raw k3s keys may hold secrets (`etcd-s3-secret-key`, a VPN's join key, a proxy's password in an environment).
+/// Raw k3s keys may hold secrets (`etcd-s3-secret-key`, a VPN's join key, a proxy's password in an environment), and so may the
+/// arguments in them (`kube-apiserver-arg = ["oidc-client-secret=..."]`).
 fn masked(name: &str, value: &Json) -> Json {
-    let name = name.to_ascii_lowercase();
     // `secrets-encryption = true` tells nothing.
     let tells = !matches!(value, Json::Bool(_) | Json::Null);
-    if tells
-        && ["token", "secret", "pass", "key", "auth", "credential", "endpoint", "env"]
-            .iter()
-            .any(|word| name.contains(word))
-    {
+    if tells && is_secret(name) {
         return MASK.into();
     }
     match value {
-        Json::String(text) => masked_url(text).into(),
+        Json::String(text) => {
+            let mut arguments = text.split(',').filter_map(|argument| argument.split_once('='));
+            match text.split_once('=') {
+                Some((first, _)) if arguments.any(|(name, _)| is_secret(name)) => {
+                    format!("{first}={MASK}").into()
+                }
+                _ => masked_url(text).into(),
+            }
+        }
         Json::Array(items) => items.iter().map(|item| masked("", item)).collect(),
         Json::Object(table) => {
             Json::Object(table.iter().map(|(name, value)| (name.clone(), masked(name, value))).collect())
         }
         other => other.clone(),
     }
+}
+
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["token", "secret", "pass", "key", "auth", "credential", "endpoint", "env"]
+        .iter()
+        .any(|word| name.contains(word))
 }
 
 /// The rows as a table for people: key, value, origin.

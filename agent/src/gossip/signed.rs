@@ -92,7 +92,7 @@ pub fn open<'a>(cluster: &str, key: &str, value: &'a str) -> Result<(NodeId, &'a
 /// The points of small order on the curve of Ed25519, as they may be written, without the bit of the sign: 0 and 1, the two of order
 /// eight, and -1, 0 and 1 once more, not reduced.
 ///
-/// Under such a key a signature fits one text in eight or more and needs no private key, so that anybody speaks for its owner. RFC 8032
+/// Under such a key one signature fits at least every eighth text and needs no private key, so that anybody speaks for its owner. RFC 8032
 /// leaves them in, and ring with it; libsodium and the strict check of ed25519-dalek leave them out.
 const SMALL_ORDER: [[u8; 32]; 7] = [
     [0; 32],

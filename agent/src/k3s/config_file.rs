@@ -1,6 +1,7 @@
 //! What a k3s configuration file on disk says, as far as founding and joining go.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
 use ring::digest::{SHA256, digest};
@@ -121,7 +122,7 @@ pub(super) fn deciding(key: &str, value: &Value) -> Option<String> {
 /// most of them one long text, take 33.
 const MOST_REPEATED: usize = 1_000;
 
-/// The keys of a YAML mapping, plain.
+/// The keys of a YAML mapping, plain. Of one in two spellings, such as `etcd-arg` and `etcd-arg+`, all values count.
 pub(crate) fn read_mapping(text: &str) -> Result<BTreeMap<String, Value>, ConfigError> {
     let blank = text.lines().all(|line| {
         let line = line.trim();
@@ -134,7 +135,23 @@ pub(crate) fn read_mapping(text: &str) -> Result<BTreeMap<String, Value>, Config
     let options = serde_saphyr::options! { alias_limits: limits };
     let map: BTreeMap<String, Value> = serde_saphyr::from_str_with_options(text, options)
         .map_err(|error| ConfigError { cause: first_line(&error.to_string()) })?;
-    Ok(map.into_iter().map(|(key, value)| (plain_key(&key).to_owned(), value)).collect())
+    let mut plain: BTreeMap<String, Value> = BTreeMap::new();
+    for (key, value) in map {
+        match plain.entry(plain_key(&key).to_owned()) {
+            Entry::Vacant(free) => {
+                free.insert(value);
+            }
+            Entry::Occupied(mut other) => {
+                let both = items(other.get()).chain(items(&value)).cloned().collect();
+                other.insert(both);
+            }
+        }
+    }
+    Ok(plain)
+}
+
+fn items(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice).iter()
 }
 
 fn first_line(text: &str) -> String {
@@ -171,6 +188,7 @@ fn list(value: &Value) -> Vec<String> {
 fn is_false(value: &Value) -> bool {
     match value {
         Value::Bool(set) => !set,
+        Value::Array(items) => !items.is_empty() && items.iter().all(is_false),
         other => matches!(scalar(other).as_str(), "0" | "f" | "F" | "false" | "False" | "FALSE"),
     }
 }
@@ -203,6 +221,9 @@ mod tests {
             ("cluster-init: 1", true),
             ("cluster-init:", true),
             ("--cluster-init: true", true),
+            ("cluster-init: true\ncluster-init+: false", true),
+            ("cluster-init: [false, true, false]", true),
+            ("cluster-init: [false]", false),
             ("other: x", false),
         ];
         for (text, set) in cases {
@@ -211,6 +232,12 @@ mod tests {
         let empty = ConfigFile::parse("server: \"\"\ntoken:\n").unwrap();
         assert_eq!((empty.server, empty.inline_token), (None, false));
         assert!(ConfigFile::parse("token: abc").unwrap().inline_token);
+        let argument = "etcd-arg: [force-new-cluster=true]\netcd-arg+: [quota-backend-bytes=1]\n";
+        assert_eq!(
+            ConfigFile::parse(argument).unwrap().argument.as_deref(),
+            Some("etcd-arg: force-new-cluster")
+        );
+        assert_eq!(ConfigFile::parse("etcd-arg: [quota-backend-bytes=1]").unwrap().argument, None);
         assert!(ConfigFile::parse("cluster-reset-restore-path: /x").unwrap().cluster_reset);
     }
 
