@@ -13,7 +13,7 @@ use crate::fuzz::check_line;
 
 const CANARY: &str = "canary-0123456789abcdef";
 /// First lines that put a secret where it does not belong, or where it must be masked.
-const FIRST: [&str; 10] = [
+const FIRST: [&str; 12] = [
     "",
     "token = \"CANARY\"\n",
     "previous-token = [\"CANARY\"]\n",
@@ -23,6 +23,8 @@ const FIRST: [&str; 10] = [
     "k3s.agent-config = { a = [{ vpn-auth-x = \"CANARY\" }] }\n",
     "token = CANARY\n",
     "k3s.sources = [\"https://user:CANARY@mirror/\"]\n",
+    "k3s.server-config = { kube-apiserver-arg = [\"oidc-client-secret=CANARY\"] }\n",
+    "k3s.agent-config = { etcd-arg = \"name=a,initial-cluster-token=CANARY\" }\n",
     "api.addresses = [\"ftp://user:CANARY@vip/?token=CANARY\"]\n",
 ];
 

@@ -83,7 +83,7 @@ fn masked(name: &str, value: &Json) -> Json {
             let mut arguments = text.split(',').filter_map(|argument| argument.split_once('='));
             match text.split_once('=') {
                 Some((first, _)) if arguments.any(|(name, _)| is_secret(name)) => {
-                    format!("{first}={MASK}").into()
+                    format!("{}={MASK}", masked_url(first)).into()
                 }
                 _ => masked_url(text).into(),
             }
