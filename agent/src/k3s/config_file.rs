@@ -18,31 +18,40 @@ pub struct ConfigError {
 }
 
 /// The keys that decide which cluster a node is in. Muster alone writes them; a drop-in that sets one is refused.
+pub(crate) const CRITICAL: [&str; 18] = [
+    "server",
+    "cluster-init",
+    "token",
+    "token-file",
+    "agent-token",
+    "agent-token-file",
+    "data-dir",
+    "node-name",
+    "node-ip",
+    // What else moves the token, the name or the data directory.
+    "cluster-secret",
+    "with-node-id",
+    "rootless",
+    // It would point k3s to another file.
+    "config",
+    // Short for server, token, data-dir, node-ip and config.
+    "s",
+    "t",
+    "d",
+    "i",
+    "c",
+];
+
+/// Beginnings of more such keys.
+pub(crate) const CRITICAL_FAMILIES: [&str; 2] = ["cluster-reset", "datastore-"];
+
+/// Whether a key is one of those that decide which cluster a node is in.
 ///
 /// `k3s-facts.md` part 2.1 lists what each can do; a trailing `+` (append) and k3s's one-letter aliases are seen through.
 #[must_use]
 pub fn is_critical_key(key: &str) -> bool {
     let key = plain_key(key);
-    const NAMES: [&str; 12] = [
-        "server",
-        "cluster-init",
-        "token",
-        "token-file",
-        "agent-token",
-        "agent-token-file",
-        "data-dir",
-        "node-name",
-        "node-ip",
-        // What else moves the token, the name or the data directory.
-        "cluster-secret",
-        "with-node-id",
-        "rootless",
-    ];
-    // -s, -t, -d, -i: server, token, data-dir, node-ip. `config` would point k3s to another file.
-    const OTHERS: [&str; 6] = ["s", "t", "d", "i", "c", "config"];
-    NAMES.contains(&key)
-        || OTHERS.contains(&key)
-        || ["cluster-reset", "datastore-"].iter().any(|prefix| key.starts_with(prefix))
+    CRITICAL.contains(&key) || CRITICAL_FAMILIES.iter().any(|begin| key.starts_with(begin))
 }
 
 /// The few keys of a configuration file that matter here, and a digest of the text. The text itself is not kept: an
@@ -277,6 +286,10 @@ mod tests {
             "- -server\t+ ",
             "node-ip+",
             "d",
+            "i",
+            "cluster-secret",
+            "with-node-id",
+            "rootless",
         ] {
             assert!(is_critical_key(key), "{key}");
         }

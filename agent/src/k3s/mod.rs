@@ -38,6 +38,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use ca::{CaBundle, CaError};
+#[cfg(test)]
+pub(crate) use config_file::{CRITICAL, CRITICAL_FAMILIES};
 pub use config_file::{ConfigError, ConfigFile, is_critical_key};
 pub use token::{TokenError, TokenFile, TokenForm, full_agent_token, full_server_token};
 
